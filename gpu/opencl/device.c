@@ -674,8 +674,8 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
         rc = cl->Flush(q->queue);
     }
     if (rc != CL_SUCCESS)
-        return fail(q, "starting the kernel", rc, err);
-    return 0;
+        fail(q, "starting the kernel", rc, err);
+    return rc == CL_SUCCESS ? 0 : event ? TP_LAUNCH_WROTE : -1;
 }
 
 int tp_launcher_time(tp_queue *q, tp_launcher *l, double *seconds, tp_error *err)

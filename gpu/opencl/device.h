@@ -140,7 +140,8 @@ typedef struct tp_launch_range {
     size_t global[3], local[3], offset[3];
 } tp_launch_range;
 
-/* Starts the kernel with all of its arguments. Does not wait. */
+/* Starts the kernel with all of its arguments. Does not wait. -1 with err set when it was not
+ * started; TP_LAUNCH_WROTE when it was, and something else has failed: it may run. */
 int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
               const tp_launch_argument *arguments, tp_error *err);
 

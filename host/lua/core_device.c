@@ -714,8 +714,8 @@ static unsigned get_sizes(lua_State *L, int t, size_t *sizes)
 }
 
 /* core.launcher.launch(queue, launcher, global sizes, local sizes, arguments, offsets or nil) ->
- * true, or nil and a message. An argument is a buffer, a string with the bytes of a value, or a
- * number of bytes of local memory. */
+ * true; or nil, a message, and whether it was started all the same. An argument is a buffer, a
+ * string with the bytes of a value, or a number of bytes of local memory. */
 static int l_launcher_launch(lua_State *L)
 {
     tp_queue *q = check_queue(L, 1);
@@ -744,13 +744,17 @@ static int l_launcher_launch(lua_State *L)
         lua_pop(L, 1);
     }
     tp_error err = { 0 };
-    if (tp_launch(q, l, &range, arguments, &err))
-        return tp_core_push_message(L, &err);
-    if (tp_program_is_new(l->program)) {
-        if (tp_queue_finish(q, &err))
-            return tp_core_push_message(L, &err);
-        tp_program_keep(l->program);
+    int rc = tp_launch(q, l, &range, arguments, &err);
+    bool is_new = rc == 0 && tp_program_is_new(l->program);
+    if (is_new && tp_queue_finish(q, &err))
+        rc = TP_LAUNCH_WROTE;
+    if (rc) {
+        tp_core_push_message(L, &err);
+        lua_pushboolean(L, rc == TP_LAUNCH_WROTE);
+        return 3;
     }
+    if (is_new)
+        tp_program_keep(l->program);
     lua_pushboolean(L, 1);
     return 1;
 }

@@ -31,7 +31,8 @@
  * behind one that waits for ever wait, too, in its context, with faults_occupy(2) in all, until
  * faults_go_on() ends all such waits. faults_freed() is how many buffers of such a context were
  * freed meanwhile. faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n
- * copies from a device, faults_fail_buffer(n) the n-th buffer from now on, also a pinned one.
+ * copies from a device, faults_fail_flush(n) and faults_fail_finish(n) the next n calls of clFlush
+ * and clFinish, faults_fail_buffer(n) the n-th buffer from now on, also a pinned one.
  * faults_moved(i) is how many bytes were copied to devices (0), from them (1) and between their
  * buffers (2) so far, faults_moves(i) in how many commands. faults_peak() is how many queues
  * had work at the same time, at most; faults_items(i) how many work items queue i was given;
@@ -65,7 +66,7 @@ static _Atomic bool has_work[QUEUES_MAX];
 static _Atomic(cl_device_id) first_device;
 
 static _Atomic long items[QUEUES_MAX];
-static _Atomic int failing, failing_reads; /* the next ones */
+static _Atomic int failing, failing_reads, failing_flush, failing_finish; /* the next ones */
 static _Atomic int failing_buffer; /* after so many calls; 0: none */
 static _Atomic int group; /* work items of the last launch's groups, in the first dimension */
 static _Atomic long moved[3], moves[3]; /* bytes and commands: to devices, from them, between */
@@ -260,6 +261,16 @@ void faults_fail_buffer(int n)
 void faults_fail(int n)
 {
     atomic_store(&failing, n);
+}
+
+void faults_fail_flush(int n)
+{
+    atomic_store(&failing_flush, n);
+}
+
+void faults_fail_finish(int n)
+{
+    atomic_store(&failing_finish, n);
 }
 
 long faults_items(int queue)
@@ -902,11 +913,15 @@ cl_int clFinish(cl_command_queue queue)
     }
     cl_int rc = REAL(clFinish)(queue); /* a dead one's commands are over, too */
     count_work(queue, false);
+    if (atomic_load(&failing_finish) > 0 && atomic_fetch_sub(&failing_finish, 1) > 0)
+        return CL_OUT_OF_RESOURCES;
     return is_dead_queue(queue) ? CL_OUT_OF_RESOURCES : rc;
 }
 
 cl_int clFlush(cl_command_queue queue)
 {
+    if (atomic_load(&failing_flush) > 0 && atomic_fetch_sub(&failing_flush, 1) > 0)
+        return CL_OUT_OF_RESOURCES;
     return is_dead_queue(queue) ? CL_INVALID_COMMAND_QUEUE : REAL(clFlush)(queue);
 }
 

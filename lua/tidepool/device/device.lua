@@ -34,10 +34,10 @@ local function must(who, made, why)
 end
 
 --- The same for a call that needs memory: if it fails, it is tried again after the garbage
---- collector has freed unused buffers.
+--- collector has freed unused buffers; but not a launch that was started, which would run twice.
 local function must_find_memory(who, call, ...)
-  local made = call(...)
-  if made then return made end
+  local made, why, was_started = call(...)
+  if made or was_started then return must(who, made, why) end
   garbage.collect()
   return must(who, call(...))
 end
