@@ -78,7 +78,8 @@ typedef enum tp_event_kind {
     /* Somebody has waited for a program for a device: from time_ns on, for `first` nanoseconds.
      * count: the name of the function; job: tp_trace_build */
     TP_EVENT_BUILD,
-    /* `count` events of what the worker did on another machine are not told: they were too many */
+    /* `count` events of what the worker did in a process, or on another machine, are not told: they
+     * were too many */
     TP_EVENT_OMIT,
     TP_EVENTS
 } tp_event_kind;

@@ -64,7 +64,8 @@ static bool is_wanted(const tp_event *e, tp_told what)
     case TP_EVENT_MARK:
     case TP_EVENT_MARK_NUMBER:
     case TP_EVENT_MARK_TEXT:
-    case TP_EVENT_BUILD: return true;
+    case TP_EVENT_BUILD:
+    case TP_EVENT_OMIT: return true;
     default: return false;
     }
 }
@@ -102,7 +103,12 @@ int tp_wire_put_events(tp_trace *trace, tp_told what, tp_buf *out)
         for (size_t i = 0; i < n; i++)
             if (tp_wire_put_event(trace, &events[i], what, out) < 0)
                 return -1;
-    return 0;
+    if (trace->lost == 0)
+        return 0;
+    /* the ring has gone round */
+    const tp_event omit = { .time_ns = uv_hrtime(), .kind = TP_EVENT_OMIT, .count = trace->lost };
+    trace->lost = 0;
+    return tp_wire_put_event(trace, &omit, what, out) < 0 ? -1 : 0;
 }
 
 /* A process of this machine uses the same clock, but it is not trusted: nothing has happened later
