@@ -269,13 +269,14 @@ end
 --- vector form: same(what, ...).
 ---@param on_device function  see devices.specs
 ---@param recursion_limit integer?
-function opencl.same(on_device, device, recursion_limit)
+---@param forms integer[]?  the lanes, { 1, 8 } by default
+function opencl.same(on_device, device, recursion_limit, forms)
   return function(what, ...)
     local functions = { ... }
     on_device(what, function()
       local translate = require "tidepool.translate.translate".translate
       for i, fn in ipairs(functions) do
-        for _, lanes in ipairs { 1, 8 } do
+        for _, lanes in ipairs(forms or { 1, 8 }) do
           local translation = translate(fn, { lanes = lanes, name = "f" .. i, inputs = { "double", "double" }, recursion_limit = recursion_limit })
           local trouble = device:difference(fn, {}, translation)
           assert(not trouble, ("function %d: %s"):format(i, trouble))

@@ -79,7 +79,7 @@ local function analyse(value, options, is_simd, modes)
     }, Program)
     local fn = function_of(program, value, options.name)
     local top = { program = program, fn = fn }
-    if not fn.def.is_vararg then
+    if not fn.def.is_vararg or #(options.inputs or {}) > 0 then
         local def = lower.def(program, fn, options, infer, function(called, name, at)
             return function_of(program, called, name, at and { inst = top, at = at })
         end)

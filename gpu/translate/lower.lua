@@ -20,6 +20,7 @@ local nodes = require "tidepool.translate.lower.nodes"
 local scopes = require "tidepool.translate.lower.scopes"
 local walk = require "tidepool.translate.lower.walk"
 require "tidepool.translate.lower.assignments"
+require "tidepool.translate.lower.iteration"
 require "tidepool.translate.lower.loops"
 require "tidepool.translate.lower.operators"
 require "tidepool.translate.lower.statements"
@@ -27,7 +28,8 @@ require "tidepool.translate.lower.tables"
 
 local lower = {}
 
-local emit, new_local, node_at, refuse, scalar = nodes.emit, nodes.new_local, nodes.node_at, nodes.refuse, nodes.scalar
+local emit, name_of, new_local, node_at, refuse = nodes.emit, nodes.name_of, nodes.new_local, nodes.node_at, nodes.refuse
+local scalar = nodes.scalar
 
 local ROUNDS_MAX = 40
 
@@ -35,8 +37,8 @@ local ROUNDS_MAX = 40
 local function round(L, fn, kinds)
     local def = fn.def
     local new = { tag = "Def", line = def.line, last_line = def.last_line, first = def.first, last = def.last, params = {}, is_method = def.is_method,
-                  is_vararg = def.is_vararg, outer = def.outer, names = {} }
-    L.def, L.out, L.scope, L.loops, L.room, L.inlined, L.labels, L.serial = new, {}, nil, {}, 0, 0, 0, 0
+                  outer = def.outer, names = {} }
+    L.def, L.out, L.scope, L.loops, L.room, L.inlined, L.labels, L.serial, L.bodies = new, {}, nil, {}, 0, 0, 0, 0, 0
     L.context, L.present = { fn = fn, def = def, name = L.name, serial = 0 }, {}
     scopes.open_scope(L)
     for i, param in ipairs(def.params) do
@@ -55,6 +57,13 @@ local function round(L, fn, kinds)
             end
         end
     end
+    if def.is_vararg then
+        L.context.varargs = {}
+        for i = #def.params + 1, #kinds do
+            new.params[i] = new_local(L, "argument " .. i, { line = def.line })
+            L.context.varargs[i - #def.params] = scalar(name_of(L, def, new.params[i]))
+        end
+    end
     walk.block(L, def.body, true)
     new.body = L.out
     return new
@@ -70,8 +79,8 @@ end
 function lower.def(program, fn, options, infer, find_function)
     local L = {
         program = program, fn = fn, name = options.name, infer = infer, sites = {}, variables = {}, ranges = {}, widened = {}, choices = {},
-            results = {}, copied = {}, nilable = {}, optional = {}, missing = {}, misses = {}, gives_texts = {}, nil_locals = {},
-        booleans = {},
+            results = {}, copied = {}, nilable = {}, optional = {}, missing = {}, misses = {}, lends = {}, asked = {}, gives_texts = {}, nil_locals = {},
+        booleans = {}, takes_nil = {}, selected = {}, dispatchers = {}, ids = {}, symbols = {}, result_symbols = {}, either = {},
         function_of = find_function,
     }
     L.context = { fn = fn, name = options.name }

@@ -16,7 +16,6 @@ local on_device = devices.specs(it, pending, device, no_device)
 
 --- Those that no device runs, and what their refusal says.
 local REFUSED = {
-  ["mean of arguments"] = "there are no variable arguments on a device",
   ["Fibonacci by recursion"] = "'fib' calls itself; there is no recursion on a device",
   ["Luhn check of a number"] = "there are no strings on a device",
 }

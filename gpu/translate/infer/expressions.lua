@@ -31,6 +31,9 @@ expression.Paren = function(inst, node, flow) return expr(inst, node.expr, flow)
 function expression.String(inst, node)
     refuse(inst, node, "a string; there are no strings on a device, except as messages of error and assert")
 end
+function expression.Symbol(inst, node)
+    refuse(inst, node, "a text that is one of several, used as something else; on a device such a text can only be compared, by == and ~=")
+end
 function expression.Wide(inst, node)
     if node.value == nil then refuse(inst, node, "the literal %s is an imaginary number, which does not exist on a device", node.text) end
     return wide.kind_of(node.value), false

@@ -21,6 +21,7 @@ local NUMBERS_MAX = abi.KERNEL_DETAILS_MAX
 local function message_part(inst, node)
     while node.tag == "Paren" do node = node.expr end
     local tag = node.tag
+    if tag == "Symbol" then return nil, node end
     if tag == "Binop" and node.op == ".." or tag == "Method" and node.name == "format" or string_of(inst, node) then return "text", node end
     local callee = tag == "Call" and static_of(inst, node.callee)
     if callee and (callee.value == tostring or callee.value == string.format) then return "text", node end

@@ -148,7 +148,7 @@ local function type_of(inst, node)
 end
 
 local function is_type_call(inst, node)
-    if node.tag ~= "Call" or #node.args ~= 1 or node.callee.tag ~= "Name" then return false end
+    if node.tag ~= "Call" or #node.args ~= 1 or node.callee.tag ~= "Name" and node.callee.tag ~= "Fixed" then return false end
     local static = static_of(inst, node.callee)
     return static ~= nil and static.value == type
 end

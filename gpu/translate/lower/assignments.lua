@@ -1,6 +1,7 @@
 -- assignments.lua: locals, and assignments to them, to fields and to elements.
 
 local calls = require "tidepool.translate.lower.calls"
+local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local expressions = require "tidepool.translate.lower.expressions"
@@ -12,6 +13,7 @@ local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local ranges = require "tidepool.translate.lower.ranges"
 local scopes = require "tidepool.translate.lower.scopes"
+local symbols = require "tidepool.translate.lower.symbols"
 local walk = require "tidepool.translate.lower.walk"
 
 local extend, find, make_list, make_table, new_class = classes.extend, classes.find, classes.make_list, classes.make_table, classes.new_class
@@ -19,7 +21,7 @@ local note_change, note_variable = classes.note_change, classes.note_variable
 local is_inside, is_rough, joined, open_loop, range_of = ranges.is_inside, ranges.is_rough, ranges.joined, ranges.open_loop, ranges.range_of
 local all_of, binop, emit, error_statement, fixed, hold = nodes.all_of, nodes.binop, nodes.emit, nodes.error_statement, nodes.fixed, nodes.hold
 local hold_value, is_boolean, is_number, is_stable = nodes.hold_value, nodes.is_boolean, nodes.is_number, nodes.is_stable
-local is_whole, name_of, new_local, node_at, number = nodes.is_whole, nodes.name_of, nodes.new_local, nodes.node_at, nodes.number
+local is_same, is_whole, name_of, new_local, node_at, number = nodes.is_same, nodes.is_whole, nodes.name_of, nodes.new_local, nodes.node_at, nodes.number
 local refuse, scalar = nodes.refuse, nodes.scalar
 local ROOM_MAX, first_of, last_of, new_storage = places.ROOM_MAX, places.first_of, places.last_of, places.new_storage
 local note_copy, note_mutation, object, room_index = places.note_copy, places.note_mutation, places.object, places.room_index
@@ -81,8 +83,19 @@ local function bind(L, at, var, value)
     end
     local new = new_local(L, var.name, at, var.assigned)
     local node = value and value.node or nil
+    if node and not var.assigned and (symbols.is_text(node) and node.tag ~= "Symbol" or nodes.is_text(node)) then
+        L.scope.vars[var] = value
+        return
+    end
+    local is_symbol = node ~= nil and node.tag == "Symbol" and (node.is_char and "char" or true)
+    if var.assigned then
+        node = node and symbols.stored(L, at, L.symbols, var, node, var.name)
+        is_symbol = L.symbols[var]
+    elseif is_symbol then
+        node = node.node
+    end
     if flag then
-        L.scope.vars[var] = { t = "variable", var = new, of = var, flag = flag, may_be_nil = true }
+        L.scope.vars[var] = { t = "variable", var = new, of = var, flag = flag, may_be_nil = true, symbol = is_symbol }
         emit(L, node_at(L, at, "Local", { vars = { new },
             exprs = { not is_nil and node or L.booleans[var] and node_at(L, at, "False", {}) or number(L, at, 0) } }))
         return
@@ -100,7 +113,7 @@ local function bind(L, at, var, value)
     end
     L.scope.vars[var] = { t = "variable", var = new, of = var, class = not var.assigned and value and value.class or nil, may_be_nil = may_be_nil,
         flag = value and value.flag, origin = value and value.origin, why = value and value.why,
-        is_sure = value and value.is_sure }
+        is_sure = value and value.is_sure, symbol = is_symbol }
     emit(L, node_at(L, at, "Local", { vars = { new }, exprs = node and node.tag ~= "Nil" and { node } or {} }))
 end
 
@@ -121,16 +134,6 @@ function statement.LocalFunction(L, node)
     L.scope.vars[node.var] = { t = "function", def = node.def, scope = L.scope, fn = L.context.fn, name = node.var.name }
 end
 
-local function is_same(a, b)
-    while a.tag == "Paren" do a = a.expr end
-    while b.tag == "Paren" do b = b.expr end
-    if a.tag ~= b.tag then return false end
-    if a.tag == "Name" then return a.var == b.var and a.name == b.name end
-    if a.tag == "Number" or a.tag == "String" then return a.value == b.value end
-    if a.tag == "Binop" then return a.op == b.op and is_same(a.left, b.left) and is_same(a.right, b.right) end
-    return a.tag == "Index" and is_same(a.object, b.object) and is_same(a.key, b.key)
-end
-
 local function is_permutation(node)
     if #node.targets ~= #node.exprs then return false end
     for _, target in ipairs(node.targets) do
@@ -144,6 +147,10 @@ end
 -- The place that an assignment to an element writes to; nil when only the next round can know it.
 -- Counts a new last (or first) element in the list's size.
 local function place_to_write(L, at, base, key)
+    local own = base.storage.functions
+    if own and (key.tag ~= "String" and key.tag ~= "Number" or own[key.value]) then
+        refuse(L, at, "an assignment to a function of '%s'; on a device a field has one function", base.storage.name)
+    end
     note_mutation(L, at, base)
     local class = find(base.storage.class)
     local is_constant = key.tag == "String" or key.tag == "Number"
@@ -243,6 +250,19 @@ local function is_last(L, target, base)
     return list and base.t == "object" and list.t == "object" and list.storage == base.storage and list.at == base.at
 end
 
+-- Gives a table that was made in this block a function: `function t.f() end`. What it is then, is
+-- known wherever the table is.
+local function store_function(L, at, target, value)
+    local storage, key = target.base.storage, target.key and (target.key.tag == "String" or target.key.tag == "Number") and target.key.value
+    local own = storage.functions or {}
+    if not key or storage.home ~= L.scope or target.base.at or own[key] or find(storage.class).fields[key] then
+        refuse(L, at, "a function that is put into '%s' here; on a device a field has one function, from where the table is made",
+            storage.name)
+    end
+    storage.functions = own
+    own[key] = value
+end
+
 -- Assigns a value to a target whose table and index were evaluated.
 local function store(L, at, target, value)
     if target.is_unknown then return end
@@ -250,6 +270,10 @@ local function store(L, at, target, value)
         local known = target.variable
         local is_nil = value.t == "scalar" and value.node.tag == "Nil"
         optional.note_nilable(L, known.of, value)
+        if value.origin and not L.takes_nil[known.of] then
+            L.takes_nil[known.of] = true
+            note_change(L)
+        end
         local function note_flag() -- behind the value, which may be made of what the local was
             if not known.flag then return end
             local is_there = is_nil and node_at(L, at, "False", {}) or optional.is_there(L, at, value)
@@ -273,8 +297,9 @@ local function store(L, at, target, value)
                 note_change(L)
                 return
             end
-            if value.node.tag ~= "Nil" then widen_range(L, known.of, value.node) end
-            emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, known.var) }, exprs = { value.node } }))
+            local node = symbols.stored(L, at, L.symbols, known.of, value.node, known.of.name)
+            if node.tag ~= "Nil" then widen_range(L, known.of, node) end
+            emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, known.var) }, exprs = { node } }))
             return note_flag()
         end
         copy(L, at, known, value)
@@ -293,6 +318,11 @@ local function store(L, at, target, value)
     if is_removed then
         library.remove(L, at, { target.base })
         return
+    end
+    if choices.is_function(value) then return store_function(L, at, target, value) end
+    if target.key and target.key.tag == "Symbol" and value.t == "scalar" then
+        note_mutation(L, at, target.base)
+        return elements.store_by_text(L, at, target.base, target.key, value)
     end
     local place
     if target.is_append then

@@ -1,6 +1,7 @@
 -- calls.lua: finds out what is called and evaluates its arguments.
 
 local builtins = require "tidepool.translate.builtins"
+local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local functions = require "tidepool.translate.lower.functions"
 local inlining = require "tidepool.translate.lower.inlining"
@@ -26,6 +27,12 @@ local results_of, touches = functions.results_of, functions.touches
 local inline = inlining.inline
 
 local call_values
+local function varargs(L, node)
+    return L.context.varargs or refuse(L, node, "'...' of the function that is mapped; on a device its parameters have names")
+end
+
+function carried.Vararg(L, node) return varargs(L, node)[1] or scalar(node_at(L, node, "Nil", {})) end
+function expression.Vararg(L, node) return optional.settle(L, node, carried.Vararg(L, node)) end
 
 -- The metatable of a table, a value of the host; nil when it has none.
 local function meta_of(value)
@@ -74,14 +81,29 @@ local function hold_values(L, at, values)
     return values
 end
 
+-- May the expression have several values, at the end of a list?
+local function is_open(node) return node.tag == "Call" or node.tag == "Method" or node.tag == "Vararg" end
+calls.is_open = is_open
+
+-- All values of such an expression. `is_single`: only the first one is wanted.
+local function all_values(L, node, is_single)
+    if node.tag == "Vararg" then return varargs(L, node) end
+    local values = call_values(L, node)
+    if values.is_cut and not is_single then
+        refuse(L, node, "all values from an index on that is computed; put the call in parentheses for the first one")
+    end
+    return values
+end
+calls.all_values = all_values
+
 -- The values of an expression list, with all of the last call's. `names`: of what they are given
 -- to.
 local function expr_list(L, exprs, names)
     local list, marks = {}, {}
     for i, node in ipairs(exprs) do
-        if i == #exprs and (node.tag == "Call" or node.tag == "Method") then
+        if i == #exprs and is_open(node) then
             marks[#list + 1] = #L.out
-            for _, value in ipairs(call_values(L, node)) do list[#list + 1] = value end
+            for _, value in ipairs(all_values(L, node, names and #names == i)) do list[#list + 1] = value end
         else
             marks[i] = #L.out
             L.naming = node.tag == "Table" and names and names[i] and names[i].name or nil
@@ -95,10 +117,7 @@ local function expr_list(L, exprs, names)
         local value = list[i]
         local mark = marks[i + 1]
         if mark and value and value.t == "scalar" and last > mark and not is_stable(value.node) then
-            local var = new_local(L, "t", exprs[i])
-            var.range = range_of(L, value.node)
-            table.insert(L.out, mark + 1, node_at(L, exprs[i], "Local", { vars = { var }, exprs = { value.node } }))
-            list[i] = optional.like(value, name_of(L, exprs[i], var))
+            list[i] = optional.like(value, nodes.hold_before(L, exprs[i], mark, value.node))
             last = last + 1
         end
     end
@@ -145,6 +164,8 @@ local function callee_of(L, node)
         local method = object_.static.value[node.name]
         if method ~= nil then return of_static(L, node, static_field(object_.static, node.name)), { object_ } end
     end
+    local own = object_.t == "object" and object_.storage.functions
+    if own and own[node.name] then return own[node.name], { object_ } end
     local meta = meta_of(object_)
     local index = meta and rawget(meta, "__index")
     local method = type(index) == "table" and index[node.name]
@@ -180,6 +201,16 @@ local function assert_there(L, node, callee, values)
     return values
 end
 
+-- Does the callee have to know whether argument i is there: is it a result that may be missing, or
+-- an element for which it asks?
+local function is_wanted(L, at, callee, value, i)
+    if not value.is_element or callee.t ~= "static" then return true end
+    local fn = callee.static.value
+    if builtins.find(fn) or debug.getinfo(fn, "S").what ~= "Lua" then return fn == assert and i == 1 end
+    local about = L.function_of(fn, callee.static.path, at)
+    return optional.asked(L, about, about.def)[about.def.params[i] or false] or false
+end
+
 function call_values(L, node)
     local callee, first, base = callee_of(L, node)
     if not callee then -- a method of a string or a typed array
@@ -200,20 +231,30 @@ function call_values(L, node)
         local value = static and static.value
         refuse(L, node, "a call of %s", static and ("'%s', which is %s"):format(static.path, value == nil and "nil" or "a " .. type(value))
             or "something that is computed; only functions with a name can be called")
-    elseif callee.t ~= "function" and callee.t ~= "static" and callee.t ~= "lifted" then
+    elseif callee.t ~= "function" and callee.t ~= "static" and callee.t ~= "lifted" and callee.t ~= "choice" then
         refuse(L, node, "a call of a table")
     end
     local values = expr_list(L, node.args)
     for i, value in ipairs(values) do first[#first + 1] = value values[i] = nil end
     values = first
+    if callee.t == "choice" then
+        choices.check(L, node, callee)
+        local key = scalar(callee.key)
+        callee = choices.dispatcher(L, node, callee, #values)
+        table.insert(values, 1, key)
+    end
     if callee.t == "lifted" then
         return values_of_call(L, node, lifting.call(L, node, callee, values), results_of(callee.def))
     end
     local fn = callee.static and callee.static.value
+    local as_number = callee.t == "static" and fn == tonumber and library.tonumber(L, node, values)
+    if as_number then return as_number end
+    if fn == select then return library.select(L, node, values) end
     if callee.t == "static" and library.functions[fn] then return library.functions[fn](L, node, hold_values(L, node, values)) end
     local has_tables = callee.t == "function"
-    for _, value in ipairs(values) do
-        has_tables = has_tables or value.flag or value.origin or value.t == "object" or value.t == "element" or value.t == "function"
+    for i, value in ipairs(values) do
+        if (value.flag or value.origin) and is_wanted(L, node, callee, value, i) then has_tables = true end
+        has_tables = has_tables or value.t == "object" or value.t == "element" or value.t == "function" or value.t == "choice"
             or value.t == "static" and type(value.static.value) == "table" and not L.infer.array_type(value.static.value)
     end
     if callee.t == "static" then
@@ -227,10 +268,14 @@ function call_values(L, node)
             return values_of_call(L, node, made, builtin and builtin.results and #builtin.results or 1)
         end
         local about = L.function_of(fn, callee.static.path, node)
-        if not has_tables and not touches(L, about, about.def) and not optional.misses(L, about, about.def) then
+        local lends = optional.lends(L, about, about.def)
+        if not has_tables and not touches(L, about, about.def) and not optional.misses(L, about, about.def)
+            and not (lends and L.optional[about.def]) then
             local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values),
                 caller_place = node.is_tail and place_of_caller(L.context) or nil, is_tail = node.is_tail })
-            return values_of_call(L, node, made, results_of(about.def))
+            local results = values_of_call(L, node, made, results_of(about.def))
+            for _, value in ipairs(lends and results or {}) do value.origin, value.is_element = about.def, true end
+            return results
         end
     end
     return inline(L, node, callee, values)

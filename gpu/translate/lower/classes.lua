@@ -1,7 +1,7 @@
 -- classes.lua: classes of tables: all tables that one variable, field or element may hold must be
 -- laid out alike, and so have one class, which says what they need.
 --
--- A class: is_table; fields by key, with those of a list's elements at "*"; order of the keys;
+-- A class: is_table; is_symbol: it is a text (symbols.lua); fields by key, with those of a list's elements at "*"; order of the keys;
 -- meta: the metatable, a Static. Of a list: has_list; from, to: the indexes that are written;
 -- counted: elements that are written at indexes that nobody knows; appended: elements that are
 -- added at its end; count: elements of its constructor; grows: not always as many.
@@ -67,6 +67,7 @@ function unify(L, a, b)
     if b.has_list then make_list(L, a) elseif a.has_list then make_list(L, b) end
     b.same = a
     a.is_table = a.is_table or b.is_table
+    a.is_symbol = a.is_symbol or b.is_symbol
     a.meta = a.meta or b.meta
     a.grows = a.grows or b.grows
     if a.count and b.count and a.count ~= b.count then a.grows = true end

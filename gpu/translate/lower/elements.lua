@@ -1,9 +1,11 @@
 -- elements.lua: reads fields and elements, and copies tables.
 
+local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local nodes = require "tidepool.translate.lower.nodes"
 local places = require "tidepool.translate.lower.places"
 local statics = require "tidepool.translate.lower.statics"
+local symbols = require "tidepool.translate.lower.symbols"
 
 local elements = {}
 
@@ -16,7 +18,10 @@ local value_of, write_var = places.value_of, places.write_var
 local cell_of_matrix, derived, of_static, static_element = statics.cell_of_matrix, statics.derived, statics.of_static, statics.static_element
 local static_field = statics.static_field
 
-local copy
+local copy, place_in
+
+-- Fields of which one may be named by a text that is not known.
+local FIELDS_MAX = 32
 
 -- Copies a list: its bounds and elements.
 local function copy_list(L, at, to, from)
@@ -52,6 +57,10 @@ function copy(L, at, to, value)
         end
     end
     if value.t == "object" then
+        if value.storage.functions or storage.functions then
+            refuse(L, at, "'%s', a table with functions, is copied to '%s'; on a device such a table stays where it was made",
+                value.storage.name, storage.name)
+        end
         unify(L, storage.class, value.storage.class)
         if not storage.fields then return end -- the next round will know the fields
         for _, key in ipairs(find(storage.class).order) do
@@ -92,7 +101,7 @@ function copy(L, at, to, value)
             if value.node.tag == "Nil" then return end
             refuse(L, at, "'%s' is a table in one place and a number in another", storage.name)
         end
-        write_var(L, at, storage.var, to.at, value.node)
+        write_var(L, at, storage.var, to.at, symbols.stored(L, at, find(storage.class), "is_symbol", value.node, storage.name))
     else
         refuse(L, at, "a function in a table; on a device call it by its name")
     end
@@ -101,7 +110,7 @@ elements.copy = copy
 
 -- Which element of a table an expression is: its storage and index; nil in a round that does not
 -- know it yet. `is_read`: it must be there.
-local function place_in(L, at, place, key, is_read)
+function place_in(L, at, place, key, is_read)
     local storage = place.storage
     local constant = (key.tag == "String" or key.tag == "Number") and key.value
     local class = find(storage.class)
@@ -120,7 +129,91 @@ local function place_in(L, at, place, key, is_read)
 end
 elements.place_in = place_in
 
+-- The field of a table whose name is a text that is not known: one of its numbers, or of its
+-- functions; nil of other tables.
+-- `is_asked`: it may not be there; then whether it is, a condition, comes second.
+local function field_by_text(L, at, base, key, is_asked)
+    local keys, cases, are_functions, texts = {}, {}, true, 0
+    if base.t == "static" and type(base.static.value) == "table" then
+        for name in next, base.static.value do
+            if type(name) == "string" then keys[#keys + 1] = name end
+        end
+        table.sort(keys)
+        local static = base.static
+        local form = derived(static, "the keys of " .. static.path, "names", function(now)
+            local list = {}
+            for name in next, now do list[#list + 1] = tostring(name) end
+            table.sort(list)
+            return table.concat(list, "\n")
+        end)
+        L.program.baked[form.key] = form
+    elseif base.t == "object" then
+        for _, name in ipairs(find(base.storage.class).order) do
+            if type(name) == "string" then keys[#keys + 1] = name end
+        end
+        for name in pairs(base.storage.functions or {}) do keys[#keys + 1] = name end
+        table.sort(keys)
+    end
+    if #keys == 0 or #keys > FIELDS_MAX then return end
+    key = hold(L, at, key.node, "which")
+    local path = base.t == "static" and base.static.path or base.storage.name
+    for i, name in ipairs(keys) do
+        local value = index_value(L, at, base, { tag = "String", value = name, line = at.line })
+        cases[i] = { key = symbols.id_of(L.ids, name), value = value }
+        are_functions = are_functions and choices.is_function(value)
+        if value.t == "scalar" and symbols.is_text(value.node) then texts = texts + 1 end
+        if value.t ~= "scalar" and not choices.is_function(value) then return end
+    end
+    local is_there
+    for _, case in ipairs(is_asked and cases or {}) do
+        local cond = nodes.binop(L, at, "==", key, number(L, at, case.key))
+        is_there = is_there and node_at(L, at, "Or", { op = "or", left = is_there, right = cond }) or cond
+    end
+    if are_functions then return { t = "choice", key = key, cases = cases, path = path, is_by_text = true }, is_there end
+    local var, clauses = new_local(L, "field", at, true), {}
+    var.is_guarded = true
+    emit(L, node_at(L, at, "Local", { vars = { var }, exprs = {} }))
+    if texts > 0 and texts < #cases then return end
+    for i, case in ipairs(cases) do
+        if case.value.t ~= "scalar" then return end
+        case.value.node = symbols.number_of(L, at, case.value.node) or case.value.node
+        clauses[i] = node_at(L, at, "Clause", { cond = nodes.binop(L, at, "==", key, number(L, at, case.key)),
+            body = { node_at(L, at, "Assign", { targets = { name_of(L, at, var) }, exprs = { case.value.node } }) } })
+    end
+    local failure = not is_asked and { nodes.error_statement(L, at, { ("'%s' has no such field"):format(path) }) } or nil
+    emit(L, node_at(L, at, "If", { clauses = clauses, orelse = failure }))
+    local name = name_of(L, at, var)
+    return scalar(texts > 0 and symbols.wrap(L, at, name) or name), is_there
+end
+elements.field_by_text = field_by_text
+
+-- Writes a value to the field of a table of the function whose name is a text that is not known.
+function elements.store_by_text(L, at, base, key, value)
+    local id, clauses = hold(L, at, key.node, "which"), {}
+    for _, name in ipairs(find(base.storage.class).order) do
+        if type(name) == "string" then
+            local _, body = nodes.aside(L, function()
+                local place = place_in(L, at, base, { tag = "String", value = name, line = at.line }, false)
+                if place then copy(L, at, place, value) end
+            end)
+            local cond = nodes.binop(L, at, "==", id, number(L, at, symbols.id_of(L.ids, name)))
+            clauses[#clauses + 1] = node_at(L, at, "Clause", { cond = cond, body = body })
+        end
+    end
+    if #clauses == 0 or #clauses > FIELDS_MAX then
+        if L.changed then return end
+        refuse(L, at, "an assignment to a field of '%s' whose name is not known; on a device a table has the fields that it is made with", base.storage.name)
+    end
+    local failure = nodes.error_statement(L, at, { ("'%s' has no such field; on a device a table has the fields that it is made with"):format(
+        base.storage.name) })
+    emit(L, node_at(L, at, "If", { clauses = clauses, orelse = { failure } }))
+end
+
 function index_value(L, at, base, key)
+    if key.tag == "Symbol" then
+        return (field_by_text(L, at, base, key)) or refuse(L, at, "a field whose name is not known, of something else than a table of some numbers, or "
+            .. "of functions")
+    end
     local constant = (key.tag == "String" or key.tag == "Number") and key.value
     if base.t == "static" then
         local static = base.static
@@ -132,6 +225,11 @@ function index_value(L, at, base, key)
             return of_static(L, at, static_field(static, constant))
         end
         if is_array or type(static.value) ~= "table" then return scalar(node_at(L, at, "Index", { object = fixed(L, at, static), key = key })) end
+        if choices.count(static.value) then return choices.of_list(L, at, static, key) end
+        if symbols.of_list(L.ids, static.value) then
+            local list = derived(static, static.path, "texts", function(now) return symbols.of_list(L.ids, now) end)
+            return scalar(symbols.wrap(L, at, node_at(L, at, "Index", { object = fixed(L, at, list), key = key })))
+        end
         return static_element(L, at, static, key)
     elseif base.t == "element" then
         if constant == false then return cell_of_matrix(L, at, base, key) end
@@ -143,10 +241,22 @@ function index_value(L, at, base, key)
                 return all
             end)
             return { t = "element", static = list, index = base.index, example = { path = list.path .. "[...]", value = example } }
+        elseif type(example) == "string" and symbols.of_list(L.ids, base.static.value, constant) then
+            local list = derived(base.static, ("%s[...].%s"):format(base.static.path, constant), "texts " .. tostring(constant), function(now)
+                return symbols.of_list(L.ids, now, constant)
+            end)
+            return scalar(symbols.wrap(L, at, node_at(L, at, "Index", { object = fixed(L, at, list), key = base.index })))
         end
         return scalar(node_at(L, at, "Index", { object = node_at(L, at, "Index", { object = fixed(L, at, base.static), key = base.index }),
             key = key }))
     elseif base.t == "object" then
+        local own = base.storage.functions
+        if own and constant and own[constant] then return own[constant] end
+        if own and constant == false and own[1] then
+            local cases = {}
+            for i, value in ipairs(own) do cases[i] = { key = i, value = value } end
+            return { t = "choice", key = hold(L, at, key, "index"), cases = cases, path = base.storage.name }
+        end
         local place = place_in(L, at, base, key, true)
         if not place then
             local known = find(base.storage.class)

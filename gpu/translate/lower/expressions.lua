@@ -5,6 +5,7 @@
 -- table; or { t = "function" }.
 
 local callees = require "tidepool.translate.lower.callees"
+local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local facts = require "tidepool.translate.lower.facts"
@@ -14,14 +15,15 @@ local places = require "tidepool.translate.lower.places"
 local ranges = require "tidepool.translate.lower.ranges"
 local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
+local symbols = require "tidepool.translate.lower.symbols"
 local texts = require "tidepool.translate.lower.texts"
 local walk = require "tidepool.translate.lower.walk"
 
 local expressions = {}
 
-local new_class = classes.new_class
+local find, new_class = classes.find, classes.new_class
 local range_of = ranges.range_of
-local all_of, aside, emit, fixed, hold = nodes.all_of, nodes.aside, nodes.emit, nodes.fixed, nodes.hold
+local all_of, aside, binop, emit, fixed, hold = nodes.all_of, nodes.aside, nodes.binop, nodes.emit, nodes.fixed, nodes.hold
 local if_statement, is_boolean, is_number, is_stable = nodes.if_statement, nodes.is_boolean, nodes.is_number, nodes.is_stable
 local is_within, name_of, new_local, node_at, number = nodes.is_within, nodes.name_of, nodes.new_local, nodes.node_at, nodes.number
 local refuse, scalar = nodes.refuse, nodes.scalar
@@ -54,13 +56,82 @@ end
 -- Is it a call of a function that does not give its results on every path?
 local function is_optional_call(L, node)
     local callee = peek(L, node.callee)
-    if callee and callee.t == "function" then return optional.misses(L, callee.fn, callee.def) end
-    return optional.misses(L, callees.called(L, L.context.fn, node))
+    local fn, def = callees.called(L, L.context.fn, node)
+    if callee and callee.t == "function" then fn, def = callee.fn, callee.def end
+    return optional.misses(L, fn, def) or optional.lends(L, fn, def)
 end
 
 -- Is it `a or b` where both may be nil?
 local function is_either(L, node)
     return node.tag == "Or" and optional.is_optional(L, L.context.fn, L.context.def, node)
+end
+
+-- The table that an expression stands for, of which an element may not be there; evaluated, if it
+-- is an element itself. nil of others.
+local function base_of(L, node)
+    while node.tag == "Paren" do node = node.expr end
+    local known = peek(L, node)
+    if known or node.tag ~= "Index" then return known and not known.flag and known or nil end
+    local outer = base_of(L, node.object)
+    local is_row = outer and (outer.t == "object" and outer.storage.list or outer.t == "static" and is_list_of_tables(outer.static.value))
+    return is_row and expr(L, node) or nil
+end
+
+-- Can it be asked of a table whether it has an element?
+local function has_elements(L, base)
+    if base.t == "object" then return base.storage.list ~= nil end
+    local value = (base.t == "static" or base.t == "element") and base.static.value
+    if base.t == "element" then return matrix_of(value) ~= nil end
+    return value and (symbols.of_list(L.ids, value) ~= nil or choices.count(value) ~= nil or L.infer.is_list(value) or from_zero(value) ~= nil or is_list_of_tables(value)) or false
+end
+
+-- Whether the table has an element with this index, a condition, and the element, which has no
+-- meaning where there is none; the statements that it needs.
+local function element_presence(L, node, base, key)
+    if base.t == "object" then
+        local element = base.storage.list.element
+        return is_within(L, node, key, first_of(L, node, base), last_of(L, node, base)),
+            value_of(L, node, element, hold(L, node, room_index(L, node, base, key), "at"))
+    elseif base.t == "static" then
+        return has_element(L, node, base.static, key), index_value(L, node, base, key)
+    end
+    local form = matrix_of(base.static.value)
+    local value, lines = aside(L, function() return cell_of_matrix(L, node, base, key) end)
+    local last = derived(base.static, ("#%s[...]"):format(base.static.path), "columns", function(now)
+        local again = matrix_of(now)
+        return again.columns + again.row_from - 1
+    end)
+    return is_within(L, node, key, number(L, node, form.row_from), fixed(L, node, last)), value, lines
+end
+
+-- Whether next(t) gives a key: a condition; nil of other expressions.
+local function of_next(L, node)
+    local callee = node.tag == "Call" and #node.args == 1 and peek(L, node.callee)
+    if not callee or callee.t ~= "static" or callee.static.value ~= next then return end
+    local base = expr(L, node.args[1])
+    if base.t == "object" then
+        local class = find(base.storage.class)
+        for _, key in ipairs(class.order) do
+            if type(key) == "string" or not class.has_list then return node_at(L, node, "True", {}) end
+        end
+        if not base.storage.list then return node_at(L, node, "False", {}) end
+        return binop(L, node, ">=", last_of(L, node, base), first_of(L, node, base))
+    elseif base.t ~= "static" or type(base.static.value) ~= "table" then
+        refuse(L, node, "next of something that is no table")
+    end
+    local state = derived(base.static, ("next(%s)"):format(base.static.path), "is there", function(now) return next(now) ~= nil and "yes" or "no" end)
+    L.program.baked[state.key] = state
+    return node_at(L, node, state.value == "yes" and "True" or "False", {})
+end
+
+-- The same for a field whose name is a text that is not known; nil of others.
+local function named_presence(L, node, base)
+    if node.key.tag == "Number" or base.t ~= "object" and (base.t ~= "static" or type(base.static.value) ~= "table") then return end
+    local key, lines = aside(L, function() return expr_scalar(L, node.key, "an index") end)
+    if key.tag ~= "Symbol" then return end
+    for _, line in ipairs(lines) do emit(L, line) end
+    local value, is_there = elements.field_by_text(L, node, base, key, true)
+    if value then return is_there, value end
 end
 
 -- Of an expression that is an element of a list, or a byte of a text, with an index that is
@@ -82,6 +153,8 @@ local function presence(L, node)
         local is_nil = value.t == "scalar" and value.node.tag == "Nil"
         return is_nil and node_at(L, node, "False", {}) or optional.is_there(L, node, value), optional.stripped(value)
     end
+    local given = of_next(L, node)
+    if given then return given, scalar(number(L, node, 1)) end
     local text, args = text_and_index(L, node)
     if text then
         local values = {}
@@ -89,27 +162,10 @@ local function presence(L, node)
         return texts.byte(L, node, text, values)
     end
     if node.tag ~= "Index" or node.key.tag == "String" then return end
-    local known = peek(L, node.object)
+    local known = base_of(L, node.object)
     if not known or node.key.tag == "Number" and known.t ~= "object" then return end
-    if known.t == "object" and known.storage.list then
-        local key = hold(L, node, expr_scalar(L, node.key, "an index"), "index")
-        local element = known.storage.list.element
-        return is_within(L, node, key, first_of(L, node, known), last_of(L, node, known)),
-            value_of(L, node, element, hold(L, node, room_index(L, node, known, key), "at"))
-    elseif known.t == "static" and (L.infer.is_list(known.static.value) or from_zero(known.static.value)
-        or is_list_of_tables(known.static.value)) then
-        local key = hold(L, node, expr_scalar(L, node.key, "an index"), "index")
-        return has_element(L, node, known.static, key), static_element(L, node, known.static, key)
-    elseif known.t == "element" and matrix_of(known.static.value) then
-        local form = matrix_of(known.static.value)
-        local key = hold(L, node, expr_scalar(L, node.key, "an index"), "index")
-        local value, lines = aside(L, function() return cell_of_matrix(L, node, known, key) end)
-        local last = derived(known.static, ("#%s[...]"):format(known.static.path), "columns", function(now)
-            local again = matrix_of(now)
-            return again.columns + again.row_from - 1
-        end)
-        return is_within(L, node, key, number(L, node, form.row_from), fixed(L, node, last)), value, lines
-    end
+    if not has_elements(L, known) then return named_presence(L, node, known) end
+    return element_presence(L, node, known, hold(L, node, expr_scalar(L, node.key, "an index"), "index"))
 end
 expressions.presence = presence
 
@@ -119,14 +175,16 @@ function expr_scalar(L, node, what)
         local is_there, value, lines = presence(L, node)
         if is_there then
             for _, line in ipairs(lines or {}) do emit(L, line) end
-            local is_truth_open = value.t == "scalar" and not value.text and not is_number(value.node) and not lines
+            local is_truth_open = value.t == "scalar" and not symbols.is_text(value.node) and not value.text and not is_number(value.node) and not lines
             return is_truth_open and all_of(L, node, { is_there, value.node }) or is_there
         end
         if node.tag == "Paren" then return expr_scalar(L, node.expr, what) end
         if node.tag == "And" or node.tag == "Or" then return logical(L, node, true).node end
     end
     local value = expr(L, node)
-    if value.t == "scalar" then return value.node end
+    if value.t == "scalar" then
+        return what == "a condition" and symbols.is_text(value.node) and node_at(L, node, "True", {}) or value.node
+    end
     if value.t == "static" then return fixed(L, node, value.static) end
     refuse(L, node, "a %s as %s; on a device %s", value.t == "function" and "function" or "table", what or "a value",
         value.t == "function" and "functions are called by their name" or what == "an index" and "write m:at(row, column) for m[{ row, column }]"
@@ -139,10 +197,7 @@ function expressions.after(L, at, left, evaluate)
     local mark = #L.out
     local right = evaluate()
     if #L.out > mark and not is_stable(left) then
-        local var = new_local(L, "t", at)
-        var.range = range_of(L, left)
-        table.insert(L.out, mark + 1, node_at(L, at, "Local", { vars = { var }, exprs = { left } }))
-        left = name_of(L, at, var)
+        left = nodes.hold_before(L, at, mark, left)
     end
     return left, right
 end
@@ -181,17 +236,19 @@ local function chosen_table(L, at, cond, first, first_lines, second, second_line
     return target
 end
 
+-- A value that was evaluated, in the place of its text.
+function expression.Given(L, node) return optional.settle(L, node, node.value) end
+
 function expression.Number(L, node) return scalar(number(L, node, node.value)) end
 function expression.String(L, node) return scalar(node_at(L, node, "String", { value = node.value })) end
 function expression.Nil(L, node) return scalar(node_at(L, node, "Nil", {})) end
 function expression.True(L, node) return scalar(node_at(L, node, "True", {})) end
 function expression.False(L, node) return scalar(node_at(L, node, "False", {})) end
 function expression.Wide(L, node) return scalar(node_at(L, node, "Wide", { text = node.text, value = node.value })) end
-function expression.Vararg(L, node) refuse(L, node, "'...'; there are no variable arguments on a device, name the parameters") end
 
 function expression.Paren(L, node)
     local value = expr(L, node.expr)
-    if value.t ~= "scalar" or is_stable(value.node) then return value end
+    if value.t ~= "scalar" or value.node.tag == "Symbol" or is_stable(value.node) then return value end
     return scalar(node_at(L, node, "Paren", { expr = value.node }))
 end
 
@@ -203,16 +260,59 @@ function expression.Function(L, node)
     return { t = "function", def = node.def, scope = L.scope, fn = L.context.fn, name = L.context.name or "function" }
 end
 
-function expression.Index(L, node)
-    local base = expr(L, node.object)
-    if node.key.tag == "String" or node.key.tag == "Number" then return index_value(L, node, base, node.key) end
+-- The key of an indexing: a text or a number that is known, or what is computed.
+local function key_of(L, node)
+    if node.key.tag == "String" or node.key.tag == "Number" then return node.key end
     local key = expr_scalar(L, node.key, "an index")
     local is_constant = key.tag == "Fixed" and type(key.static.value) == "string"
     if is_constant then
         L.program.baked[key.static.key] = key.static
         key = node_at(L, node, "String", { value = key.static.value })
     end
-    return index_value(L, node, base, key)
+    return key
+end
+
+function expression.Index(L, node)
+    local base = expr(L, node.object)
+    return index_value(L, node, base, key_of(L, node))
+end
+
+-- An element that may not be there: once somebody asks for it (L.optional, by its node), it is a
+-- local with a flag.
+function carried.Index(L, node)
+    local base = expr(L, node.object)
+    local key = key_of(L, node)
+    if key.tag == "String" or key.tag == "Number" and base.t ~= "object" or not has_elements(L, base) then
+        return index_value(L, node, base, key)
+    end
+    if not L.optional[node] then
+        local value = optional.stripped(index_value(L, node, base, key))
+        local copy_ = {}
+        for name, each in pairs(value) do copy_[name] = each end
+        copy_.origin, copy_.is_element = node, true
+        return copy_
+    end
+    local is_there, value, lines = element_presence(L, node, base, hold(L, node, key, "index"))
+    local flag = new_local(L, "has an element", node)
+    flag.is_flag = true
+    emit(L, node_at(L, node, "Local", { vars = { flag }, exprs = { is_there } }))
+    if value.t == "scalar" then
+        local var = new_local(L, "element", node, true)
+        var.is_guarded = true
+        emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
+        lines = lines or {}
+        local id = symbols.number_of(L, node, value.node)
+        lines[#lines + 1] = node_at(L, node, "Assign", { targets = { name_of(L, node, var) }, exprs = { id or value.node } })
+        emit(L, if_statement(L, node, name_of(L, node, flag), lines))
+        var.is_number = not id and base.t ~= "object" and not select(2, L.infer.is_list(base.static.value))
+        value = scalar(id and symbols.wrap(L, node, name_of(L, node, var)) or name_of(L, node, var), value.class)
+    else
+        value = optional.stripped(value)
+    end
+    local made = {}
+    for name, each in pairs(value) do made[name] = each end
+    made.flag, made.is_element, made.why = flag, true, ("'%s' has no such element"):format(base.storage and base.storage.name or base.static.path)
+    return made
 end
 
 -- `c and x or y`, where x or y is a table or needs statements.
@@ -222,19 +322,24 @@ local function choice(L, node, left)
         local is_there, element, lines = presence(L, left.right)
         if not is_there or element.t ~= "scalar" then return expr(L, left.right) end
         local other, other_lines = aside(L, function() return expr_scalar(L, node.right, "a value") end)
-        return scalar((chosen(L, node, is_there, element.node, lines or {}, other, other_lines)))
+        local one, two, wrapped = symbols.alike(L, node, element.node, other)
+        return scalar(wrapped(chosen(L, node, is_there, one, lines or {}, two, other_lines)))
     end
     local first, first_lines = aside(L, function() return optional.keeping(L, evaluate_first, cond, true) end)
     local second, second_lines = aside(L, function() return expr(L, node.right) end)
+    if choices.is_function(first) and choices.is_function(second) then
+        return choices.either(L, node, cond, first, first_lines, second, second_lines)
+    end
     if first.t ~= "scalar" or second.t ~= "scalar" then
         if first.t == "scalar" or second.t == "scalar" then refuse(L, node, "a table or a number; a value has one type on a device") end
         return chosen_table(L, node, cond, first, first_lines, second, second_lines)
     end
+    local one, two, wrapped = symbols.alike(L, node, first.node, second.node)
     if #first_lines == 0 and #second_lines == 0 then
-        return scalar(node_at(L, node, "Or", { op = "or", left = node_at(L, node, "And", { op = "and", left = cond, right = first.node }),
-            right = second.node }))
+        return scalar(wrapped(node_at(L, node, "Or", { op = "or", left = node_at(L, node, "And", { op = "and", left = cond, right = one }),
+            right = two })))
     end
-    return scalar((chosen(L, node, cond, first.node, first_lines, second.node, second_lines, not is_number(first.node) and function()
+    return scalar(wrapped(chosen(L, node, cond, one, first_lines, two, second_lines, not is_number(one) and function()
         return expr_scalar(L, node.right, "a value")
     end)))
 end
@@ -258,6 +363,35 @@ local function second_truth(L, node, left, right, lines)
     return scalar((chosen(L, node, left, node_at(L, node, "True", {}), {}, right, lines)))
 end
 
+-- A table that may not be there, or else another one. Rows of one list are an index into it.
+local function either_table(L, node, is_there, first, first_lines, second, second_lines)
+    local index
+    if first.t == "element" and second.t == "element" and second.static.key == first.static.key then
+        index = second.index
+    elseif first.t == "element" and second.t == "static" and second.static.base == first.static.value and type(second.static.field) == "number" then
+        index = number(L, node, second.static.field)
+    end
+    if index then
+        local key = chosen(L, node, is_there, first.index, first_lines, index, second_lines)
+        return { t = "element", static = first.static, index = hold(L, node, key, "index"), example = first.example }
+    end
+    if first.t == "scalar" or second.t == "scalar" or choices.is_function(first) then
+        refuse(L, node, "a table or something else; a value has one type on a device")
+    end
+    return chosen_table(L, node, is_there, first, first_lines, second, second_lines)
+end
+
+-- `(a or b) or c`, as `a or (b or c)`.
+local function reassociated(L, node, first)
+    local made = L.either[node]
+    if not made then
+        made = { tag = "Or", op = "or", line = node.line, left = first.left,
+            right = { tag = "Or", op = "or", line = node.line, left = first.right, right = node.right } }
+        L.either[node] = made
+    end
+    return made
+end
+
 -- `a and b` or `a or b`. `is_condition`: only the truth is wanted.
 function logical(L, node, is_condition)
     local op = node.tag == "And" and "and" or "or"
@@ -270,16 +404,21 @@ function logical(L, node, is_condition)
     if op == "or" and not is_condition then
         local first = node.left
         while first.tag == "Paren" do first = first.expr end
+        if first.tag == "Or" then return logical(L, reassociated(L, node, first), false) end
         if first.tag == "And" and truth_of(L, first.left) == nil and not is_boolean(first) then return choice(L, node, first) end
         -- `list[i] or 0`: where there is an element, its value
         local is_there, element, element_lines = presence(L, node.left)
         if is_there and element.t == "scalar" then
             local other, other_lines = aside(L, function() return expr_scalar(L, node.right, "a value") end)
+            local one, two, wrapped = symbols.alike(L, node, element.node, other)
             if #other_lines == 0 and not element_lines then
-                local either = node_at(L, node, "And", { op = "and", left = is_there, right = element.node })
-                return scalar(node_at(L, node, "Or", { op = "or", left = either, right = other }))
+                local either = node_at(L, node, "And", { op = "and", left = is_there, right = one })
+                return scalar(wrapped(node_at(L, node, "Or", { op = "or", left = either, right = two })))
             end
-            return scalar((chosen(L, node, is_there, element.node, element_lines or {}, other, other_lines)))
+            return scalar(wrapped(chosen(L, node, is_there, one, element_lines or {}, two, other_lines)))
+        elseif is_there then
+            local other, other_lines = aside(L, function() return expr(L, node.right) end)
+            return either_table(L, node, is_there, element, element_lines or {}, other, other_lines)
         end
     end
     -- The left side of `and` is a value only where it is false.
@@ -291,30 +430,60 @@ function logical(L, node, is_condition)
     return scalar(node_at(L, node, node.tag, { op = op, left = left, right = right }))
 end
 
--- `a or b` where both may be nil: a local with a flag.
-function carried.Or(L, node)
-    if truth_of(L, node.left) ~= nil or not is_either(L, node) then return expr(L, node) end
-    local is_there, first = presence(L, node.left)
-    if not is_there or first.t ~= "scalar" then return expr(L, node) end
+-- What a condition decides: a local with a flag. `one`, `other`: evaluate the value where it holds,
+-- and where it does not (nil: there is none), and whether that is there.
+local function decided(L, node, cond, one, other)
     local var, flag = new_local(L, "value", node, true), new_local(L, "has a value", node, true)
-    flag.is_flag, var.is_guarded = true, true
-    local function give(value, has)
-        local is_nil = value.node.tag == "Nil"
-        if not is_nil then emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, var) }, exprs = { value.node } })) end
-        emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, flag) }, exprs = { is_nil and node_at(L, node, "False", {}) or has } }))
+    flag.is_flag, var.is_guarded, var.is_number = true, true, true
+    local why
+    local function give(evaluate)
+        return select(2, aside(L, function()
+            local value, has = evaluate()
+            if value.t ~= "scalar" then refuse(L, node, "a table or a number; a value has one type on a device") end
+            local is_nil = value.node.tag == "Nil"
+            why = value.why or why
+            if not is_nil and not is_number(value.node) then var.is_number = false end
+            local stored = symbols.stored(L, node, L.symbols, node, value.node, "a value")
+            if not is_nil then emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, var) }, exprs = { stored } })) end
+            emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, flag) }, exprs = { is_nil and node_at(L, node, "False", {}) or has } }))
+        end))
     end
     emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
     emit(L, node_at(L, node, "Local", { vars = { flag }, exprs = { node_at(L, node, "False", {}) } }))
-    local _, one = aside(L, function() give(first, node_at(L, node, "True", {})) end)
-    local other
-    local _, two = aside(L, function()
-        other = carry(L, node.right)
-        optional.demand(L, other)
-        if other.t ~= "scalar" then refuse(L, node, "a table or a number; a value has one type on a device") end
-        give(other, optional.is_there(L, node, other))
+    local first, second = give(one), other and give(other)
+    emit(L, if_statement(L, node, cond, first, second))
+    local name = name_of(L, node, var)
+    return { t = "scalar", node = L.symbols[node] and symbols.wrap(L, node, name) or name, flag = flag, why = why, may_be_nil = true, is_sure = true }
+end
+
+-- A value that may be nil, and whether it is there.
+local function carry_asked(L, node)
+    local value = carry(L, node)
+    optional.demand(L, value)
+    return value, optional.is_there(L, node, value)
+end
+
+-- `a or b` where both may be nil.
+function carried.Or(L, node)
+    if truth_of(L, node.left) ~= nil or not is_either(L, node) then return expr(L, node) end
+    local is_there, first, lines = presence(L, node.left)
+    if not is_there or first.t ~= "scalar" then return expr(L, node) end
+    return decided(L, node, is_there, function()
+        for _, line in ipairs(lines or {}) do emit(L, line) end
+        return first, node_at(L, node, "True", {})
+    end, function() return carry_asked(L, node.right) end)
+end
+
+-- `a and b` where a is a table or a number, or nil.
+function carried.And(L, node)
+    if truth_of(L, node.left) ~= nil or not optional.is_optional(L, L.context.fn, L.context.def, node.left) then return expr(L, node) end
+    local is_there, first, lines = presence(L, node.left)
+    if not is_there or lines or first.t == "scalar" and not is_number(first.node) then return expr(L, node) end
+    return decided(L, node, is_there, function()
+        local value, has
+        optional.keeping(L, function() value, has = carry_asked(L, node.right) end, is_there, true)
+        return value, has
     end)
-    emit(L, if_statement(L, node, is_there, one, two))
-    return { t = "scalar", node = name_of(L, node, var), flag = flag, why = other.why, may_be_nil = true, is_sure = true }
 end
 
 function expression.And(L, node) return logical(L, node, false) end

@@ -19,6 +19,7 @@ local function peek(L, node)
     if node.tag == "Paren" then return peek(L, node.expr) end
     if node.tag == "Name" then return name_value(L, node) end
     if node.tag == "Nil" then return scalar(node) end
+    if node.tag == "Given" then return node.value end
     if node.tag == "Index" and (node.key.tag == "String" or node.key.tag == "Number") then
         local base = peek(L, node.object)
         if base and base.t == "static" and type(base.static.value) == "table" then return of_static(L, node, static_field(base.static,
@@ -36,6 +37,7 @@ local function type_of(L, node)
     local value = peek(L, node)
     if not value or value.flag or value.origin then return end
     if value.t == "object" or value.t == "element" then return "table" end
+    if value.t == "choice" then return end
     if value.t == "function" then return "function" end
     if value.t == "static" then return type(value.static.value) end
     if value.node.tag == "Nil" then return "nil" end
@@ -43,6 +45,7 @@ local function type_of(L, node)
         L.program.baked[value.node.static.key] = value.node.static
         return type(value.node.static.value)
     end
+    if value.node.tag == "String" or value.node.tag == "Symbol" and not value.may_be_nil then return "string" end
     if is_number(value.node) then return "number" end
 end
 
@@ -50,6 +53,7 @@ end
 local function string_of(L, node)
     if node.tag == "String" then return node.value end
     local value = (node.tag == "Name" or node.tag == "Index") and peek(L, node)
+    if value and value.t == "scalar" and value.node.tag == "String" and not value.flag and not value.several then return value.node.value end
     local static = value and value.t == "scalar" and value.node.tag == "Fixed" and value.node.static
     if not static or type(static.value) ~= "string" then return end
     L.program.baked[static.key] = static
@@ -83,13 +87,13 @@ local function truth_of(L, node)
             local name = type_of(L, left)
             local value = name == "table" and peek(L, left)
             if value and (value.t == "element" or value.may_be_nil) then return end
-            if name == "table" or name == "function" or name == "nil" then return (name == "nil") == (node.op == "==") end
+            if name == "table" or name == "function" or name == "string" or name == "nil" then return (name == "nil") == (node.op == "==") end
         end
     elseif tag == "Name" or tag == "Index" then
         local name = type_of(L, node)
         local value = name == "table" and peek(L, node)
         if value and (value.t == "element" or value.may_be_nil) then return end
-        if name == "table" or name == "function" or name == "userdata" or name == "cdata" then return true end
+        if name == "table" or name == "function" or name == "userdata" or name == "cdata" or name == "string" then return true end
         if name == "nil" then return false end
         if name == "boolean" then
             local static = peek(L, node).node.static

@@ -1,6 +1,7 @@
 -- functions.lua: what is known of a function before it is called: its text, its results, and
 -- whether there are tables in it.
 
+local choices = require "tidepool.translate.lower.choices"
 local callees = require "tidepool.translate.lower.callees"
 local optional = require "tidepool.translate.lower.optional"
 local statics = require "tidepool.translate.lower.statics"
@@ -10,27 +11,45 @@ local functions = {}
 local called, static_of = callees.called, callees.static_of
 local from_zero, is_list_of_tables = statics.from_zero, statics.is_list_of_tables
 
+-- Functions of the library that library.lua knows, of which no argument needs to be a local table.
+local TAKES_SEVERAL = { [select] = true, [unpack] = true, [next] = true }
+
+-- Functions of texts, by their names as methods.
+local OF_TEXTS = { byte = string.byte, len = string.len, sub = string.sub, upper = string.upper, lower = string.lower, rep = string.rep,
+                   reverse = string.reverse }
+
+-- Is it a table that a text may be the key of, or a list of texts?
+local function has_names(value)
+    return type(value[1]) == "string" or type((next(value))) == "string"
+end
+
 -- Must the function be inlined: because it handles tables, because it asks whether there is what
 -- may be nil, or because a function in it assigns to its locals?
 local function touches(L, fn, def, seen)
     seen = seen or {}
     if seen[def] then return false end
     seen[def] = true
+    if def.is_vararg then return true end
     -- Is the expression a result that may be missing, or an element of a captured list, which may
     -- be nil: has it a computed index?
     local function may_be_nil(node)
-        while node.tag == "Paren" do node = node.expr end
-        if optional.is_optional(L, fn, def, node) then return true end
-        if node.tag ~= "Index" or node.key.tag == "String" or node.key.tag == "Number" then return false end
-        local value, is_known = static_of(fn, node.object)
-        return is_known and L.infer.is_list(value)
+        return optional.is_optional(L, fn, def, node) and true or false
     end
     -- Is it a byte, or the length, of a text?
     local function is_of_text(node)
-        if node.tag == "Method" then return node.name == "byte" or node.name == "len" end
+        if node.tag == "Method" then return OF_TEXTS[node.name] ~= nil end
         if node.tag == "Call" then
             local value, is_known = static_of(fn, node.callee)
-            return is_known and (value == string.byte or value == string.len)
+            for _, each in pairs(is_known and type(value) == "function" and OF_TEXTS or {}) do
+                if each == value then return true end
+            end
+            local first = value == tonumber and node.args[1]
+            return first and (first.tag == "String" or first.tag == "Method" or type((static_of(fn, first))) == "string") or false
+        end
+        if node.tag == "Binop" and node.op ~= ".." and node.op ~= "==" and node.op ~= "~=" then
+            for _, each in ipairs { node.left, node.right } do
+                if each.tag == "String" or type((static_of(fn, each))) == "string" then return true end
+            end
         end
         return node.tag == "Unop" and node.op == "#" and (node.expr.tag == "String" or type((static_of(fn, node.expr))) == "string")
     end
@@ -41,7 +60,8 @@ local function touches(L, fn, def, seen)
         if tag == "Call" then return optional.is_passed(L, fn, def, node, static_of(fn, node.callee)) end
         if tag == "Unop" then return node.op == "not" and may_be_nil(node.expr) end
         if tag == "Binop" and (node.op == "==" or node.op == "~=") then
-            return node.right.tag == "Nil" and may_be_nil(node.left) or node.left.tag == "Nil" and may_be_nil(node.right)
+            if node.right.tag == "Nil" then return may_be_nil(node.left) end
+            return may_be_nil(node.right) or node.left.tag ~= "Nil" and may_be_nil(node.left)
         end
         return node.cond ~= nil and may_be_nil(node.cond) -- of a statement
     end
@@ -53,10 +73,36 @@ local function touches(L, fn, def, seen)
         end
         return false
     end
+    -- Is a text put somewhere, or compared with what is not known?
+    local function has_text(node)
+        local tag = node.tag
+        if tag == "Local" or tag == "Assign" or tag == "Return" then
+            for _, each in ipairs(node.exprs) do
+                if each.tag == "String" or tag == "Local" and each.tag == "Binop" and each.op == ".." or tag == "Return" and each.tag == "Function" then return true end
+            end
+        elseif tag == "Binop" and (node.op == "==" or node.op == "~=") then
+            if node.left.tag ~= "String" and node.right.tag ~= "String" then return false end
+            local other = node.left.tag == "String" and node.right or node.left
+            return other.tag ~= "String" and not select(2, static_of(fn, other))
+                and not (other.tag == "Call" and static_of(fn, other.callee) == type)
+        elseif tag == "And" or tag == "Or" then
+            return node.left.tag == "String" or node.right.tag == "String"
+        elseif tag == "Call" and called(L, fn, node) then
+            for _, arg in ipairs(node.args) do
+                if arg.tag == "String" then return true end
+            end
+        end
+        return false
+    end
+    local function is_function(node)
+        local value, is_known = static_of(fn, node)
+        return node.tag == "Function" or node.tag == "Name" and node.var and node.var.bound or is_known and type(value) == "function"
+    end
     local function visit(node, within)
         local tag = node.tag
-        if tag == "Table" or tag == "Forin" or asks(node) or is_of_text(node) then return true end
+        if tag == "Table" or tag == "Forin" or tag == "Vararg" or asks(node) or is_of_text(node) then return true end
         if tag == "Assign" and shares(node, within) then return true end
+        if has_text(node) then return true end
         if tag == "Method" and node.object.tag ~= "String" and node.object.tag ~= "Paren" then
             local value, is_known = static_of(fn, node.object)
             if not is_known or type(value) == "table" and not L.infer.array_type(value) then return true end
@@ -64,10 +110,13 @@ local function touches(L, fn, def, seen)
             local value, is_known = static_of(fn, node.object)
             local is_computed = node.key.tag ~= "String" and node.key.tag ~= "Number"
             if is_known and is_computed and type(value) == "table" and not L.infer.array_type(value) and not L.infer.is_list(value)
-                and (from_zero(value) or is_list_of_tables(value)) then
+                and (from_zero(value) or is_list_of_tables(value) or choices.count(value) or has_names(value)) then
                 return true
             end
+        elseif (tag == "And" or tag == "Or") and (is_function(node.left) or is_function(node.right)) then
+            return true
         elseif tag == "Call" then
+            if TAKES_SEVERAL[static_of(fn, node.callee) or false] then return true end
             local callee, its_def = called(L, fn, node)
             if callee and callee ~= fn and touches(L, callee, its_def, seen) then return true end
             if callee and optional.gives_texts(L, callee, its_def) then return true end

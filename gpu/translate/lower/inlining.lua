@@ -5,6 +5,7 @@ local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local parse = require "tidepool.translate.parse"
 local scopes = require "tidepool.translate.lower.scopes"
+local symbols = require "tidepool.translate.lower.symbols"
 local walk = require "tidepool.translate.lower.walk"
 
 local inlining = {}
@@ -22,7 +23,6 @@ function inlining.inline(L, at, callee, values)
     if callee.t == "static" then callee = function_of(L, at, callee) end
     if callee.static then L.program.baked[callee.static.key] = callee.static end
     local def = callee.def
-    if def.is_vararg then refuse(L, at, "'%s' takes variable arguments ('...'); name its parameters", callee.name) end
     local context = L.context
     while context do
         if context.def == def then
@@ -46,15 +46,24 @@ function inlining.inline(L, at, callee, values)
             end
         elseif value.t == "scalar" then
             local var, flag = new_local(L, param.name, at, true), optional.flag_of(L, at, param, value)
-            emit(L, node_at(L, at, "Local", { vars = { var }, exprs = value.node.tag ~= "Nil" and { value.node } or {} }))
-            bound[param] = { t = "variable", var = var, of = param, is_parameter = true, flag = flag }
+            local given = symbols.stored(L, at, L.symbols, param, value.node, param.name)
+            if flag and given.tag == "Nil" then
+                given = L.booleans[param] and node_at(L, at, "False", {}) or nodes.number(L, at, 0) -- nobody reads it
+            end
+            emit(L, node_at(L, at, "Local", { vars = { var }, exprs = given.tag ~= "Nil" and { given } or {} }))
+            bound[param] = { t = "variable", var = var, symbol = L.symbols[param], of = param, is_parameter = true, flag = flag,
+                may_be_nil = flag ~= nil or value.origin ~= nil or value.node.tag == "Nil" and L.symbols[param] }
         else
             refuse(L, at, "'%s' assigns to its parameter '%s', which is given a table; use another local", callee.name, param.name)
         end
     end
+    local varargs = def.is_vararg and {} or nil
+    for i = #def.params + 1, varargs and #values or 0 do
+        varargs[i - #def.params] = hold_value(L, at, values[i], "...")
+    end
     local outer_context, outer_out = L.context, L.out
     L.context = { fn = callee.fn, def = def, name = callee.name, caller = outer_context, call = at, returns = { values = {}, given = {}, count = 0 },
-        depth = #L.loops, serial = L.serial }
+        depth = #L.loops, serial = L.serial, varargs = varargs }
     scope.back = L.scope
     L.scope = scope
     local declared = {}
@@ -70,6 +79,7 @@ function inlining.inline(L, at, callee, values)
             local value = returns.values[i] or scalar(node_at(L, at, "Nil", {}))
             if value.t == "result" then
                 local made = value.text and node_at(L, at, "String", { value = value.text }) or name_of(L, at, value.var)
+                if value.symbol then made = symbols.wrap(L, at, made) end
                 value = { t = "scalar", node = made, flag = value.flag, text = value.text, several = value.several }
             end
             returns.values[i] = value

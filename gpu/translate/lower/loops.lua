@@ -1,7 +1,5 @@
--- loops.lua: loops, and how often they run.
+-- loops.lua: loops but those over tables, and how often they run.
 
-local classes = require "tidepool.translate.lower.classes"
-local elements = require "tidepool.translate.lower.elements"
 local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
 local nodes = require "tidepool.translate.lower.nodes"
@@ -9,15 +7,14 @@ local ranges = require "tidepool.translate.lower.ranges"
 local scopes = require "tidepool.translate.lower.scopes"
 local walk = require "tidepool.translate.lower.walk"
 
-local make_list = classes.make_list
 local range_of = ranges.range_of
-local aside, emit, hold_value, if_statement, name_of = nodes.aside, nodes.emit, nodes.hold_value, nodes.if_statement, nodes.name_of
-local new_local, node_at, number, refuse, scalar = nodes.new_local, nodes.node_at, nodes.number, nodes.refuse, nodes.scalar
-local index_value = elements.index_value
-local bind_table, close_scope, open_scope = scopes.bind_table, scopes.close_scope, scopes.open_scope
-local peek, truth_of = facts.peek, facts.truth_of
-local block, expr, expression, scoped, statement = walk.block, walk.expr, walk.expression, walk.scoped, walk.statement
+local aside, emit, if_statement, new_local, node_at = nodes.aside, nodes.emit, nodes.if_statement, nodes.new_local, nodes.node_at
+local close_scope, open_scope = scopes.close_scope, scopes.open_scope
+local truth_of = facts.truth_of
+local block, scoped, statement = walk.block, walk.scoped, walk.statement
 local after, expr_scalar = expressions.after, expressions.expr_scalar
+
+local loops = {}
 
 local function in_loop(L, loop, body)
     L.loops[#L.loops + 1] = loop
@@ -25,6 +22,7 @@ local function in_loop(L, loop, body)
     L.loops[#L.loops] = nil
     return list
 end
+loops.in_loop = in_loop
 
 statement["While"] = function(L, node)
     if truth_of(L, node.cond) == false then return end
@@ -70,6 +68,8 @@ local function numeric_loop(L, node, var, start, limit, step, body)
     emit(L, node_at(L, node, "Fornum", { var = new, start = start, limit = limit, step = step, body = list }))
 end
 
+loops.numeric_loop = numeric_loop
+
 function statement.Fornum(L, node)
     local start = expr_scalar(L, node.start, "the start of a loop")
     local limit, step
@@ -78,60 +78,6 @@ function statement.Fornum(L, node)
     numeric_loop(L, node, node.var, start, limit, step, function(new)
         open_scope(L)
         L.scope.vars[node.var] = { t = "variable", var = new, of = node.var }
-        block(L, node.body)
-        close_scope(L)
-    end)
-end
-
--- for i, v in ipairs(list)
-function statement.Forin(L, node)
-    local call = node.exprs[1]
-    local callee = call and call.tag == "Call" and #node.exprs == 1 and peek(L, call.callee)
-    if not callee or callee.t ~= "static" or callee.static.value ~= ipairs or #call.args ~= 1 or #node.vars > 2 then
-        refuse(L, node, "'for ... in'; of iterators only ipairs is known on a device, use it or a numeric for")
-    end
-    for _, var in ipairs(node.vars) do
-        if var.assigned then refuse(L, node, "'%s' is assigned to in the loop; use another local", var.name) end
-    end
-    local given = call.args[1]
-    if given.tag == "Table" and #given.items > 0 then
-        -- of a table that is made for the loop: its items one after the other
-        local label, loop = ("end of %d"):format(node.line), { line = node.line, times = 1, is_unrolled = true }
-        local list = in_loop(L, loop, function()
-            for i, item in ipairs(given.items) do
-                if item.key then refuse(L, node, "ipairs of a table with other keys than 1, 2, 3") end
-                local value = expr(L, item.value)
-                value = hold_value(L, node, value)
-                open_scope(L)
-                L.scope.vars[node.vars[1]] = scalar(number(L, node, i))
-                if node.vars[2] then bind_table(L, node, L.scope, node.vars[2], value) end
-                loop.label = label
-                block(L, node.body)
-                close_scope(L)
-            end
-        end)
-        emit(L, node_at(L, node, "Do", { body = loop.is_left and { node_at(L, node, "Region", { name = label, body = list }) } or list }))
-        return
-    end
-    local base = expr(L, given)
-    local length
-    if base.t == "object" then
-        make_list(L, base.storage.class)
-        if not base.storage.list then length = number(L, node, 1) end
-    elseif base.t == "scalar" then
-        refuse(L, node, "ipairs of a number")
-    end
-    if not length then
-        length = expression.Unop(L, { tag = "Unop", op = "#", line = node.line, expr = given }).node
-    end
-    numeric_loop(L, node, node.vars[1], number(L, node, 1), length, nil, function(new)
-        open_scope(L)
-        L.scope.vars[node.vars[1]] = { t = "variable", var = new, of = node.vars[1] }
-        if node.vars[2] then
-            local value = index_value(L, node, base, name_of(L, node, new))
-            value = hold_value(L, node, value, node.vars[2].name)
-            bind_table(L, node, L.scope, node.vars[2], value)
-        end
         block(L, node.body)
         close_scope(L)
     end)
@@ -146,3 +92,5 @@ statement["Break"] = function(L, node)
     end
     emit(L, node_at(L, node, "Break", {}))
 end
+
+return loops

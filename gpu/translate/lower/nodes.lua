@@ -75,8 +75,13 @@ local function is_text(node)
     return node.tag == "Binop" and node.op == ".." or node.tag == "Method" and node.name == "format" or fn == tostring or fn == string.format
 end
 
+nodes.is_text = is_text
+
 -- Is it the same whenever it is evaluated, and cheap?
-local function is_stable(node)
+local is_stable
+
+function is_stable(node)
+    if node.tag == "Symbol" then return is_stable(node.node) end
     if is_text(node) then return true end
     return node.tag == "Number" or node.tag == "Wide" or node.tag == "Fixed"
         or node.tag == "Nil" or node.tag == "True" or node.tag == "False" or node.tag == "String"
@@ -84,14 +89,27 @@ local function is_stable(node)
 end
 nodes.is_stable = is_stable
 
-local function hold(L, at, node, name)
+local hold
+
+function hold(L, at, node, name)
     if is_stable(node) then return node end
+    if node.tag == "Symbol" then return node_at(L, at, "Symbol", { node = hold(L, at, node.node, name), is_char = node.is_char }) end
     local var = new_local(L, name or "t", at)
     var.range, var.is_rough, var.loop = range_of(L, node), is_rough(node), open_loop(node)
     emit(L, node_at(L, at, "Local", { vars = { var }, exprs = { node } }))
     return name_of(L, at, var)
 end
 nodes.hold = hold
+
+-- The same, with the local before the statements behind `mark`.
+function nodes.hold_before(L, at, mark, node)
+    local inner = node.tag == "Symbol" and node.node or node
+    local var = new_local(L, "t", at)
+    var.range = range_of(L, inner)
+    table.insert(L.out, mark + 1, node_at(L, at, "Local", { vars = { var }, exprs = { inner } }))
+    local name = name_of(L, at, var)
+    return inner == node and name or node_at(L, at, "Symbol", { node = name, is_char = node.is_char })
+end
 
 -- The same for a value, if it is no table. `class`: of a place that may turn out to hold a table.
 function nodes.hold_value(L, at, value, name)
@@ -155,6 +173,19 @@ local function is_boolean(node)
     return false
 end
 nodes.is_boolean = is_boolean
+
+-- Are two expressions of a text the same, without calls in them?
+local function is_same(a, b)
+    while a.tag == "Paren" do a = a.expr end
+    while b.tag == "Paren" do b = b.expr end
+    if a.tag ~= b.tag then return false end
+    if a.tag == "Name" then return a.var == b.var and a.name == b.name end
+    if a.tag == "Number" or a.tag == "String" then return a.value == b.value end
+    if a.tag == "Binop" then return a.op == b.op and is_same(a.left, b.left) and is_same(a.right, b.right) end
+    if a.tag == "Unop" then return a.op == b.op and is_same(a.expr, b.expr) end
+    return a.tag == "Index" and is_same(a.object, b.object) and is_same(a.key, b.key)
+end
+nodes.is_same = is_same
 
 function nodes.if_statement(L, at, cond, body, orelse)
     return node_at(L, at, "If", { clauses = { node_at(L, at, "Clause", { cond = cond, body = body }) }, orelse = orelse })

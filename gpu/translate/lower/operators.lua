@@ -10,20 +10,22 @@ local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
+local symbols = require "tidepool.translate.lower.symbols"
 local texts = require "tidepool.translate.lower.texts"
 local walk = require "tidepool.translate.lower.walk"
 
 local find, make_list = classes.find, classes.make_list
+local all_of, is_number = nodes.all_of, nodes.is_number
 local binop, fixed, hold, node_at, number, refuse = nodes.binop, nodes.fixed, nodes.hold, nodes.node_at, nodes.number, nodes.refuse
 local scalar = nodes.scalar
 local last_of = places.last_of
 local lookup = scopes.lookup
 local derived, matrix_of, static_function = statics.derived, statics.matrix_of, statics.static_function
-local truth_of = facts.truth_of
+local peek, truth_of = facts.peek, facts.truth_of
 local expr, expression = walk.expr, walk.expression
 local after, expr_scalar, presence = expressions.after, expressions.expr_scalar, expressions.presence
 local inline = inlining.inline
-local meta_of = calls.meta_of
+local expr_list, meta_of = calls.expr_list, calls.meta_of
 local text_of = texts.text_of
 
 local METAMETHODS = { ["+"] = "__add", ["-"] = "__sub", ["*"] = "__mul", ["/"] = "__div", ["%"] = "__mod", ["^"] = "__pow", ["<"] = "__lt",
@@ -41,13 +43,89 @@ local function is_read_last(L, node)
     return known ~= nil and known.t == "variable"
 end
 
+local function negated(L, node, cond)
+    if cond.tag == "True" or cond.tag == "False" then return node_at(L, node, cond.tag == "True" and "False" or "True", {}) end
+    return node_at(L, node, "Unop", { op = "not", expr = cond })
+end
+
+-- `type(a) == "number"` where a may be nil; nil of others.
+local function type_equality(L, node, call, name)
+    local callee = call.tag == "Call" and #call.args == 1 and name.tag == "String" and peek(L, call.callee)
+    if not callee or callee.t ~= "static" or callee.static.value ~= type then return end
+    local is_there, value, lines = presence(L, call.args[1])
+    if not is_there or lines then return end
+    if name.value == "nil" then return node_at(L, node, "Unop", { op = "not", expr = is_there }) end
+    if value.t ~= "scalar" then return name.value == "table" and is_there or node_at(L, node, "False", {}) end
+    if is_number(value.node) then return name.value == "number" and is_there or node_at(L, node, "False", {}) end
+    local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = { value.node } })
+    return all_of(L, node, { is_there, binop(L, node, "==", made, name) })
+end
+
+-- Whether two values are equal of which one may be nil: a condition; nil of others.
+local function equality(L, node)
+    local left, right = node.left, node.right
+    if left.tag == "Nil" or right.tag == "Nil" then
+        local is_there, _, lines = presence(L, left.tag == "Nil" and right or left)
+        return is_there and not lines and node_at(L, node, "Unop", { op = "not", expr = is_there }) or nil
+    end
+    local by_type = type_equality(L, node, left, right) or type_equality(L, node, right, left)
+    if by_type then return by_type end
+    local fn, def = L.context.fn, L.context.def
+    if not optional.is_optional(L, fn, def, left) and not optional.is_optional(L, fn, def, right) then return end
+    local values = expr_list(L, { left, right })
+    for i, value in ipairs(values) do
+        optional.demand(L, value)
+        if value.t ~= "scalar" then refuse(L, node, "'%s' of a table; compare its fields", node.op) end
+        values[i] = nodes.hold_value(L, node, value)
+    end
+    local a, b = optional.is_there(L, left, values[1]), optional.is_there(L, right, values[2])
+    local equal = symbols.equal(L, node, values[1].node, values[2].node) or binop(L, node, "==", values[1].node, values[2].node)
+    if a.tag == "True" and b.tag == "True" then return equal end
+    equal = all_of(L, node, { a, b, equal })
+    if a.tag == "True" or b.tag == "True" then return equal end
+    return node_at(L, node, "Or", { op = "or", left = equal, right = all_of(L, node, { negated(L, node, a), negated(L, node, b) }) })
+end
+
+local COMPARE = {
+    ["<"] = function(a, b) return a < b end, ["<="] = function(a, b) return a <= b end, [">"] = function(a, b) return a > b end,
+    [">="] = function(a, b) return a >= b end, ["=="] = function(a, b) return a == b end, ["~="] = function(a, b) return a ~= b end,
+}
+
+-- What a comparison of two numbers that are known gives, such as `select("#", ...) == 0`.
+local function compared(L, node, a, b)
+    local compare = COMPARE[node.op]
+    if not compare or a.tag ~= "Number" or b.tag ~= "Number" then return end
+    return node_at(L, node, compare(a.value, b.value) and "True" or "False", {})
+end
+
+local ARITHMETIC = { ["+"] = true, ["-"] = true, ["*"] = true, ["/"] = true, ["%"] = true, ["^"] = true }
+
+-- The operands of arithmetic: texts that are known, as "10" in `"10" + n`, are numbers there.
+local function numbers_of(L, node, a, b)
+    local function converted(each)
+        if not ARITHMETIC[node.op] or not symbols.is_text(each) then return each end
+        local text = text_of(scalar(each))
+        local value = text and tonumber(text.value)
+        if not value then refuse(L, node, "'%s' of a text that is no number known beforehand", node.op) end
+        L.program.baked[text.key] = text
+        return number(L, node, value)
+    end
+    return converted(a), converted(b)
+end
+
+-- Two texts that are known, as one; nil of others.
+local function joined(L, node, a, b)
+    local x, y = text_of(scalar(a)), text_of(scalar(b))
+    if node.op ~= ".." or not x or not y then return end
+    L.program.baked[x.key], L.program.baked[y.key] = x, y
+    return node_at(L, node, "String", { value = x.value .. y.value })
+end
+
 function expression.Binop(L, node)
     local truth = truth_of(L, node)
     if truth ~= nil then return scalar(node_at(L, node, truth and "True" or "False", {})) end
-    if (node.op == "==" or node.op == "~=") and (node.left.tag == "Nil" or node.right.tag == "Nil") then
-        local is_there, _, lines = presence(L, node.left.tag == "Nil" and node.right or node.left)
-        if is_there and not lines then return scalar(node.op == "~=" and is_there or node_at(L, node, "Unop", { op = "not", expr = is_there })) end
-    end
+    local equal = (node.op == "==" or node.op == "~=") and equality(L, node)
+    if equal then return scalar(node.op == "==" and equal or negated(L, node, equal)) end
     local left, right
     if is_read_last(L, node) then right = expr(L, node.right) end
     left = expr(L, node.left)
@@ -60,6 +138,15 @@ function expression.Binop(L, node)
     end
     if left.t == "scalar" and right.t == "scalar" then
         local a, b = left.node, right.node
+        if node.op == "==" or node.op == "~=" then
+            local equal_texts = symbols.equal(L, node, a, b)
+            if equal_texts then return scalar(node.op == "==" and equal_texts or negated(L, node, equal_texts)) end
+        end
+        a, b = numbers_of(L, node, a, b)
+        local folded = compared(L, node, a, b)
+        if folded then return scalar(folded) end
+        local text = joined(L, node, a, b)
+        if text then return scalar(text) end
         if node.op == ".." then a, b = hold(L, node, a), hold(L, node, b) end -- a text, see is_stable
         return scalar(binop(L, node, node.op, a, b))
     end
@@ -79,6 +166,7 @@ function expression.Unop(L, node)
         local value = expr(L, node.expr)
         if value.t == "object" then
             local class = find(value.storage.class)
+            if class.has_hole then refuse(L, node, "'#' of a list with nil in it; on a device its elements follow one another") end
             if class.has_list and value.storage.list then
                 local list = value.storage.list
                 if list.is_fixed then return scalar(number(L, node, list.length)) end

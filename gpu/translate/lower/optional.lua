@@ -4,16 +4,19 @@
 -- where it is put into a local, returned or passed on (`carry`); it can be asked for (presence in
 -- expressions.lua); and where the number itself is wanted, its absence is an error (`settle`) that
 -- names both lines. Results have flags once somebody has asked for one of the function's
--- (L.optional, by the function's tree): until then what may be missing has `origin`, that tree.
+-- (L.optional, by the function's tree): until then what may be missing has `origin`, that tree. In
+-- the same way an element that may not be there has its own node as `origin` (carried.Index).
 --
 -- The first half looks at texts only, and says which functions have to be inlined for this.
 
 local callees = require "tidepool.translate.lower.callees"
 local nodes = require "tidepool.translate.lower.nodes"
+local statics = require "tidepool.translate.lower.statics"
 
 local optional = {}
 
-local called = callees.called
+local called, static_of = callees.called, callees.static_of
+local from_zero, is_list_of_tables = statics.from_zero, statics.is_list_of_tables
 local check, name_of, node_at = nodes.check, nodes.name_of, nodes.node_at
 
 ---------------------------------------------------------------------------------------------------
@@ -65,7 +68,7 @@ local function each_statement(list, visit)
 end
 
 -- Which locals of a function may be nil: those that are declared without a value, and those that
--- get a result that may be missing.
+-- get a result that may be missing (true), or an element that may not be there ("element").
 local function locals_of(L, fn, def)
     local known = L.nil_locals[def]
     if known then return known end
@@ -75,9 +78,8 @@ local function locals_of(L, fn, def)
         local last = exprs[#exprs]
         local is_open = last and last.tag == "Call" and optional.misses(L, called(L, fn, last))
         for i, var in ipairs(vars) do
-            if var and (not exprs[i] and (#exprs == 0 or is_open) or exprs[i] and optional.is_optional(L, fn, def, exprs[i])) then
-                known[var] = true
-            end
+            local is_missing = not exprs[i] and (#exprs == 0 or is_open) or exprs[i] and optional.is_optional(L, fn, def, exprs[i])
+            if var and is_missing and known[var] ~= true then known[var] = is_missing end
         end
     end
     each_statement(def.body, function(node)
@@ -91,20 +93,34 @@ local function locals_of(L, fn, def)
     return known
 end
 
--- May the expression be nil in some lanes, as a result or a local?
+-- Is it an element, with an index that is computed, of a captured list or of a table that the
+-- function makes?
+local function is_element(L, fn, node)
+    if node.tag ~= "Index" or node.key.tag == "String" then return false end
+    local value, is_known = static_of(fn, node.object)
+    if not is_known then return true end
+    return node.key.tag ~= "Number" and type(value) == "table" and (L.infer.is_list(value) or from_zero(value) ~= nil or is_list_of_tables(value))
+end
+
+-- May the expression be nil in some lanes: as a result or a local (true), or since it is an element
+-- that may not be there ("element")?
 function optional.is_optional(L, fn, def, node)
     node = bare(node)
     if node.tag == "Nil" then return true end
     if node.tag == "Name" then return node.var ~= nil and locals_of(L, fn, node.var.def)[node.var] or false end
     if node.tag == "Or" then return optional.is_optional(L, fn, def, node.left) and optional.is_optional(L, fn, def, node.right) end
-    return node.tag == "Call" and optional.misses(L, called(L, fn, node))
+    if node.tag == "And" then return optional.is_optional(L, fn, def, node.left) end
+    if is_element(L, fn, node) then return "element" end
+    if node.tag ~= "Call" then return false end
+    local callee, its_def = called(L, fn, node)
+    return optional.misses(L, callee, its_def) or optional.lends(L, callee, its_def) and "element"
 end
 
 -- Does the function give a result, or a number, on some paths that others do not give?
 function optional.misses(L, fn, def)
     if not def then return false end
     if L.misses[def] ~= nil then return L.misses[def] end
-    L.misses[def] = false
+    L.misses[def], L.lends[def] = false, false
     local least, most, found = math.huge, 0, false
     each_statement(def.body, function(node)
         if node.tag ~= "Return" then return end
@@ -112,7 +128,8 @@ function optional.misses(L, fn, def)
         if not last or last.tag ~= "Call" and last.tag ~= "Method" then least = math.min(least, #node.exprs) end
         most = math.max(most, #node.exprs)
         for _, each in ipairs(node.exprs) do
-            found = found or optional.is_optional(L, fn, def, each)
+            local is_optional = optional.is_optional(L, fn, def, each)
+            if is_optional == "element" then L.lends[def] = true else found = found or is_optional end
             if each.tag == "String" then L.gives_texts[def] = true end
         end
     end)
@@ -121,18 +138,75 @@ function optional.misses(L, fn, def)
     return L.misses[def]
 end
 
+-- Does it give an element that may not be there? Such a function is inlined only where somebody asks
+-- for the element (L.optional).
+function optional.lends(L, fn, def)
+    optional.misses(L, fn, def)
+    return def ~= nil and L.lends[def] or false
+end
+
 -- Does it give them beside texts, such as the message of `return nil, "no root"`?
 function optional.gives_texts(L, fn, def)
     return optional.misses(L, fn, def) and L.gives_texts[def] or false
 end
 
+-- Calls visit for each node of a tree, not for those that it refers to.
+local function each_node(node, visit)
+    visit(node)
+    for key, child in pairs(node) do
+        if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "names" and key ~= "params" and key ~= "outer" and key ~= "assigns"
+            and key ~= "static" and key ~= "source" then
+            each_node(child, visit)
+        end
+    end
+end
+
+optional.each_node = each_node
+
+-- The parameters of a function that it asks for, whether they are nil.
+function optional.asked(L, fn, def)
+    local asked = L.asked[def]
+    if asked then return asked end
+    asked = {}
+    L.asked[def] = asked
+    local function note(node)
+        node = bare(node)
+        if node.tag == "Name" and node.var and node.var.def == def then asked[node.var] = true end
+    end
+    each_node(def.body, function(node)
+        local tag = node.tag
+        if tag == "And" or tag == "Or" then
+            note(node.left)
+            note(node.right)
+        elseif tag == "Unop" and node.op == "not" then
+            note(node.expr)
+        elseif tag == "Binop" and (node.op == "==" or node.op == "~=") then
+            note(node.left)
+            note(node.right)
+        elseif tag == "Call" then
+            local callee, its_def = called(L, fn, node)
+            for i, param in ipairs(its_def and its_def.params or {}) do
+                if node.args[i] and optional.asked(L, callee, its_def)[param] then note(node.args[i]) end
+            end
+        elseif node.cond then
+            note(node.cond)
+        end
+    end)
+    return asked
+end
+
 -- Is what may be missing passed on by a call: to a function of the program, or to assert? `fixed`:
 -- the host's value that is called.
 function optional.is_passed(L, fn, def, node, fixed)
-    if fixed ~= assert and not called(L, fn, node) then return false end
-    local last = fixed == assert and node.args[1] or nil
-    for _, arg in ipairs(last and { last } or node.args) do
-        if arg.tag ~= "Nil" and optional.is_optional(L, fn, def, arg) then return true end
+    if fixed == assert then
+        local first = node.args[1]
+        return first ~= nil and first.tag ~= "Nil" and optional.is_optional(L, fn, def, first) and true or false
+    end
+    local callee, its_def = called(L, fn, node)
+    for i, arg in ipairs(callee and node.args or {}) do
+        local is_optional = arg.tag ~= "Nil" and optional.is_optional(L, fn, def, arg)
+        if is_optional == "element" then is_optional = optional.asked(L, callee, its_def)[its_def.params[i] or false] end
+        if is_optional then return true end
     end
     return false
 end
@@ -143,7 +217,7 @@ end
 -- What is known about whether a value is there, copied to another one that stands for it.
 function optional.mark(to, from)
     to.flag, to.origin, to.why, to.is_sure = from.flag, from.origin, from.why, from.is_sure
-    to.may_be_nil, to.of, to.text, to.several = from.may_be_nil, from.of, from.text, from.several
+    to.may_be_nil, to.of, to.text, to.several, to.is_element = from.may_be_nil, from.of, from.text, from.several, from.is_element
     return to
 end
 

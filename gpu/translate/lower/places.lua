@@ -8,6 +8,7 @@
 local classes = require "tidepool.translate.lower.classes"
 local nodes = require "tidepool.translate.lower.nodes"
 local ranges = require "tidepool.translate.lower.ranges"
+local symbols = require "tidepool.translate.lower.symbols"
 
 local places = {}
 
@@ -18,6 +19,7 @@ local new_local, node_at, number, refuse, scalar = nodes.new_local, nodes.node_a
 
 local ROOM_MAX = 4096      -- elements of all lists of a function
 places.ROOM_MAX = ROOM_MAX
+local DEPTH_MAX = 16       -- tables in each other
 
 local function declare(L, at, name, size)
     local var = new_local(L, name, at, true)
@@ -35,7 +37,7 @@ end
 
 local function new_storage(L, at, class, name, size, parent)
     class = find(class)
-    local storage = { class = class, name = name, size = size, loops = #L.loops, at = at, is_alive = true, line = at.line }
+    local storage = { class = class, name = name, size = size, loops = #L.loops, at = at, is_alive = true, line = at.line, home = L.scope }
     storage.parent, storage.root = parent, parent and parent.root or storage
     L.serial = L.serial + 1
     storage.serial = L.serial
@@ -43,6 +45,11 @@ local function new_storage(L, at, class, name, size, parent)
     if not class.is_table then
         storage.var = declare(L, at, name, size)
         return storage
+    end
+    storage.depth = parent and parent.depth + 1 or 1
+    if storage.depth > DEPTH_MAX then
+        refuse(L, at, "'%s' is a table in tables of its own kind, like a list whose nodes know the next one; on a device tables are not in themselves, "
+            .. "use lists of numbers and indexes", storage.root.name)
     end
     storage.fields = {}
     for _, key in ipairs(class.order) do
@@ -86,7 +93,8 @@ places.object = object
 -- The value that a storage holds at that index of its room: a table, or a number.
 function places.value_of(L, at, storage, index)
     if storage.fields then return object(storage, index) end
-    return scalar(read_var(L, at, storage.var, index), storage.class)
+    local read = read_var(L, at, storage.var, index)
+    return scalar(find(storage.class).is_symbol and symbols.wrap(L, at, read) or read, storage.class)
 end
 
 -- The first and the last index of a list.

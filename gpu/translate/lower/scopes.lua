@@ -5,6 +5,7 @@ local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local statics = require "tidepool.translate.lower.statics"
+local symbols = require "tidepool.translate.lower.symbols"
 
 local scopes = {}
 
@@ -53,10 +54,11 @@ function scopes.name_value(L, node)
     local known = node.var and lookup(L, node.var)
     if not known then return of_static(L, node, L.infer.static_outside(L.context.fn, node.name)) end
     if known.t == "variable" then
-        local value = scalar(name_of(L, node, known.var), known.class)
+        local name = name_of(L, node, known.var)
+        local value = scalar(known.symbol and symbols.wrap(L, node, name, known.symbol == "char") or name, known.class)
         value.variable = known.of.assigned and not known.is_parameter and known.of or nil
         value.flag, value.origin, value.why, value.is_sure = known.flag, known.origin, known.why, known.is_sure
-        value.may_be_nil, value.of = known.may_be_nil, known.of
+        value.may_be_nil, value.of = known.may_be_nil or L.takes_nil[known.of], known.of
         return value
     end
     if known.t == "scalar" then return optional.like(known, known.node) end

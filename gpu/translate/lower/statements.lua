@@ -9,10 +9,11 @@ local facts = require "tidepool.translate.lower.facts"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
+local symbols = require "tidepool.translate.lower.symbols"
 local texts = require "tidepool.translate.lower.texts"
 local walk = require "tidepool.translate.lower.walk"
 
-local find, new_class = classes.find, classes.new_class
+local find, new_class, note_change = classes.find, classes.new_class, classes.note_change
 local aside, emit, hold_value, if_statement, name_of = nodes.aside, nodes.emit, nodes.hold_value, nodes.if_statement, nodes.name_of
 local new_local, node_at, refuse = nodes.new_local, nodes.node_at, nodes.refuse
 local new_storage, note_copy, object = places.new_storage, places.note_copy, places.object
@@ -45,6 +46,8 @@ local function clauses(L, node, first, is_tail)
     if truth == false then return clauses(L, node, first + 1, is_tail) end
     if truth then return scoped(L, clause.body, is_tail) end
     local cond = expr_scalar(L, clause.cond, "a condition")
+    if cond.tag == "False" then return clauses(L, node, first + 1, is_tail) end
+    if cond.tag == "True" then return scoped(L, clause.body, is_tail) end
     local _, body = aside(L, function()
         optional.keeping(L, function() scoped(L, clause.body, false) end, cond, true)
     end)
@@ -65,12 +68,19 @@ end
 
 function statement.Goto(L, node) emit(L, node_at(L, node, "Goto", { name = node.name })) end
 
+-- Which results of a function are texts that are known only when it runs.
+local function result_symbols(L, def)
+    L.result_symbols[def] = L.result_symbols[def] or {}
+    return L.result_symbols[def]
+end
+
 -- Makes the place of result i of a function that is inlined: before its body.
 local function new_result(L, node, i, value)
     local context = L.context
     local returns, key, known = context.returns, context.def, nil
     local missing = L.missing[key] and L.missing[key][i]
-    local text = value.t == "scalar" and texts.text_of(value)
+    local marks = result_symbols(L, key)
+    local text = not marks[i] and value.t == "scalar" and texts.text_of(value)
     L.results[key] = L.results[key] or {}
     local _, lines = aside(L, function()
         if text then
@@ -79,7 +89,7 @@ local function new_result(L, node, i, value)
             local var = new_local(L, "result of " .. (context.name or "a function"), node, true)
             var.is_guarded = missing
             emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
-            known = { t = "result", var = var }
+            known = { t = "result", var = var, symbol = marks[i] }
         elseif value.t == "function" then
             refuse(L, node, "a function as a result; on a device functions are called by their name")
         else
@@ -110,17 +120,24 @@ local function store_result(L, node, i, value)
     returns.count = math.max(returns.count, i)
     if value.t == "scalar" and value.node.tag == "Nil" then return end
     local known = returns.values[i] or new_result(L, node, i, value)
-    local text = value.t == "scalar" and texts.text_of(value)
+    local marks = result_symbols(L, context.def)
+    local text = not marks[i] and value.t == "scalar" and texts.text_of(value)
     if known.flag then
         emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, known.flag) }, exprs = { optional.is_there(L, node, value) } }))
     end
+    if known.text and marks[i] then return end -- the next round has a place for it
     if known.text or text then
+        if known.text and value.t == "scalar" and (value.node.tag == "Symbol" or text and known.text ~= text.value) then
+            marks[i] = true
+            note_change(L)
+            return
+        end
         if not known.text or not text then refuse(L, node, "result %d of '%s' is a text in one place and a number in another", i, what) end
-        known.several = known.several or known.text ~= text.value
         if value.node.tag == "Fixed" then L.program.baked[text.key] = text end
     elseif known.var and not known.storage then
         if value.t ~= "scalar" then refuse(L, node, "result %d of '%s' is a number in one place and a table in another", i, what) end
-        emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, known.var) }, exprs = { value.node } }))
+        local stored = symbols.stored(L, node, marks, i, value.node, ("result %d of '%s'"):format(i, what))
+        emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, known.var) }, exprs = { stored } }))
     else
         if value.t == "scalar" then refuse(L, node, "result %d of '%s' is a table in one place and a number in another", i, what) end
         copy(L, node, known, value)

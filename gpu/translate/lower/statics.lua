@@ -11,7 +11,7 @@ local is_within, node_at, number, refuse, scalar = nodes.is_within, nodes.node_a
 function statics.static_field(static, key)
     local function read() return static.read()[key] end
     local path = type(key) == "string" and ("%s.%s"):format(static.path, key) or ("%s[%.14g]"):format(static.path, key)
-    return { path = path, key = static.key .. "." .. tostring(key), value = static.value[key], read = read, base = static.value }
+    return { path = path, key = static.key .. "." .. tostring(key), value = static.value[key], read = read, base = static.value, field = key }
 end
 
 function statics.of_static(L, at, static)

@@ -1,6 +1,7 @@
 -- tables.lua: evaluates a table's constructor: a new table, in storage of its own.
 
 local calls = require "tidepool.translate.lower.calls"
+local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local facts = require "tidepool.translate.lower.facts"
@@ -17,7 +18,6 @@ local write_var = places.write_var
 local copy = elements.copy
 local peek = facts.peek
 local expr, expression = walk.expr, walk.expression
-local call_values = calls.call_values
 
 -- A new table, in storage of its own.
 function expression.Table(L, node)
@@ -34,8 +34,8 @@ function expression.Table(L, node)
     for i, item in ipairs(node.items) do
         local key = item.key
         if not key then
-            if i == #node.items and (item.value.tag == "Call" or item.value.tag == "Method") then
-                for _, value in ipairs(call_values(L, item.value)) do
+            if i == #node.items and calls.is_open(item.value) then
+                for _, value in ipairs(calls.all_values(L, item.value)) do
                     at_index = at_index + 1
                     given[#given + 1] = { key = at_index, value = optional.settle(L, node, value) }
                 end
@@ -81,7 +81,11 @@ function expression.Table(L, node)
         write_var(L, node, storage.list.last, nil, number(L, node, high))
     end
     for _, each in ipairs(given) do
-        if each.value.t == "function" then refuse(L, node, "a function in a table; on a device call it by its name") end
+        if choices.is_function(each.value) then
+            storage.functions = storage.functions or {}
+            storage.functions[each.key] = each.value
+            goto next_item
+        end
         local is_nil = each.value.t == "scalar" and each.value.node.tag == "Nil"
         local field = field_class(L, class, each.key)
         if each.value.t ~= "scalar" and not field.is_table then
@@ -89,6 +93,10 @@ function expression.Table(L, node)
             note_change(L)
         end
         if class.has_list and type(each.key) == "number" then extend(L, class, each.key, each.key) end
+        if is_nil and type(each.key) == "number" then
+            class.has_hole = true
+            if class.has_list then refuse(L, node, "a list with nil in it; on a device its elements follow one another") end
+        end
         if not is_nil then
             local target
             if storage.list and type(each.key) == "number" then
@@ -106,6 +114,7 @@ function expression.Table(L, node)
                 end
             end
         end
+        ::next_item::
     end
     return place
 end
