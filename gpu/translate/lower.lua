@@ -15,6 +15,7 @@
 -- about classes of tables (lower/classes.lua). What all files of the folder share is L, the state
 -- of one walk.
 
+local defaults = require "tidepool.translate.lower.defaults"
 local functions = require "tidepool.translate.lower.functions"
 local nodes = require "tidepool.translate.lower.nodes"
 local scopes = require "tidepool.translate.lower.scopes"
@@ -45,7 +46,10 @@ local function round(L, fn, kinds)
         local var = new_local(L, param.name, { line = param.line }, param.assigned)
         var.is_number = not param.assigned and kinds[i] ~= "bool" and (#kinds == 0 or kinds[i] ~= nil)
         new.params[i] = var
-        if not param.assigned and #kinds > 0 and not kinds[i] then
+        local is_missing = #kinds > 0 and not kinds[i]
+        local takes_default = is_missing and defaults.of(L, def)[param]
+        if takes_default then L.defaulted[takes_default] = L.scope end
+        if is_missing and (takes_default or not param.assigned) then
             L.scope.vars[param] = scalar({ tag = "Nil", line = param.line })
         else
             L.scope.vars[param] = { t = "variable", var = var, of = param, is_parameter = true }
@@ -80,7 +84,7 @@ function lower.def(program, fn, options, infer, find_function)
     local L = {
         program = program, fn = fn, name = options.name, infer = infer, sites = {}, variables = {}, ranges = {}, widened = {}, choices = {},
             results = {}, copied = {}, nilable = {}, optional = {}, missing = {}, misses = {}, lends = {}, asked = {}, gives_texts = {}, nil_locals = {},
-        booleans = {}, takes_nil = {}, selected = {}, dispatchers = {}, ids = {}, symbols = {}, result_symbols = {}, either = {},
+        booleans = {}, takes_nil = {}, selected = {}, dispatchers = {}, ids = {}, defaults = {}, defaulted = {}, symbols = {}, result_symbols = {}, either = {},
         function_of = find_function,
     }
     L.context = { fn = fn, name = options.name }

@@ -344,7 +344,20 @@ local function store(L, at, target, value)
     if value.t == "object" and value.is_named then note_copy(L, at, value, place) end
 end
 
+-- A statement that gives a parameter its default, where it is known what is given.
+local function assign_default(L, node, scope)
+    local var = node.targets[1].var
+    local value = expr_list(L, node.exprs)[1]
+    if value.t == "scalar" then
+        scope.vars[var] = hold_value(L, node, value, var.name)
+    else
+        bind_table(L, node, scope, var, value)
+    end
+end
+
 function statement.Assign(L, node)
+    local known_scope = L.defaulted[node]
+    if known_scope and known_scope.is_open then return assign_default(L, node, known_scope) end
     local targets = {}
     local swaps = is_permutation(node)
     for i, target in ipairs(node.targets) do

@@ -282,7 +282,8 @@ end
 function carried.Index(L, node)
     local base = expr(L, node.object)
     local key = key_of(L, node)
-    if key.tag == "String" or key.tag == "Number" and base.t ~= "object" or not has_elements(L, base) then
+    local is_named = key.tag == "Symbol" and (base.t == "object" or base.t == "static")
+    if key.tag == "String" or key.tag == "Number" and base.t ~= "object" or not is_named and not has_elements(L, base) then
         return index_value(L, node, base, key)
     end
     if not L.optional[node] then
@@ -292,7 +293,13 @@ function carried.Index(L, node)
         copy_.origin, copy_.is_element = node, true
         return copy_
     end
-    local is_there, value, lines = element_presence(L, node, base, hold(L, node, key, "index"))
+    local is_there, value, lines
+    if is_named then
+        value, is_there = elements.field_by_text(L, node, base, key, true)
+        if not value then return index_value(L, node, base, key) end
+    else
+        is_there, value, lines = element_presence(L, node, base, hold(L, node, key, "index"))
+    end
     local flag = new_local(L, "has an element", node)
     flag.is_flag = true
     emit(L, node_at(L, node, "Local", { vars = { flag }, exprs = { is_there } }))

@@ -1,5 +1,6 @@
 -- inlining.lua: inlines functions at their calls.
 
+local defaults = require "tidepool.translate.lower.defaults"
 local functions = require "tidepool.translate.lower.functions"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
@@ -38,7 +39,10 @@ function inlining.inline(L, at, callee, values)
     local bound = scope.vars
     for i, param in ipairs(def.params) do
         local value = values[i] or scalar(node_at(L, at, "Nil", {}))
-        if not param.assigned then
+        local is_known = value.t ~= "scalar" or value.node.tag == "Nil" or symbols.is_text(value.node) and value.node.tag ~= "Symbol"
+        local takes_default = is_known and not value.flag and not value.origin and defaults.of(L, def)[param]
+        if takes_default then L.defaulted[takes_default] = scope end
+        if not param.assigned or takes_default then
             if value.t == "scalar" then
                 bound[param] = hold_value(L, at, value, param.name)
             else

@@ -11,12 +11,10 @@
 
 local callees = require "tidepool.translate.lower.callees"
 local nodes = require "tidepool.translate.lower.nodes"
-local statics = require "tidepool.translate.lower.statics"
 
 local optional = {}
 
 local called, static_of = callees.called, callees.static_of
-local from_zero, is_list_of_tables = statics.from_zero, statics.is_list_of_tables
 local check, name_of, node_at = nodes.check, nodes.name_of, nodes.node_at
 
 ---------------------------------------------------------------------------------------------------
@@ -99,7 +97,7 @@ local function is_element(L, fn, node)
     if node.tag ~= "Index" or node.key.tag == "String" then return false end
     local value, is_known = static_of(fn, node.object)
     if not is_known then return true end
-    return node.key.tag ~= "Number" and type(value) == "table" and (L.infer.is_list(value) or from_zero(value) ~= nil or is_list_of_tables(value))
+    return node.key.tag ~= "Number" and type(value) == "table" and not L.infer.array_type(value)
 end
 
 -- May the expression be nil in some lanes: as a result or a local (true), or since it is an element
