@@ -9,7 +9,6 @@ local library = require "tidepool.translate.lower.library"
 local lifting = require "tidepool.translate.lower.lifting"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
-local ranges = require "tidepool.translate.lower.ranges"
 local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
 local walk = require "tidepool.translate.lower.walk"
@@ -18,7 +17,6 @@ local wide = require "tidepool.translate.wide"
 local calls = {}
 
 local find = classes.find
-local range_of = ranges.range_of
 local emit, fixed, hold_value, is_stable, name_of = nodes.emit, nodes.fixed, nodes.hold_value, nodes.is_stable, nodes.name_of
 local new_local, node_at, number, refuse, scalar = nodes.new_local, nodes.node_at, nodes.number, nodes.refuse, nodes.scalar
 local of_static, static_field, static_function = statics.of_static, statics.static_field, statics.static_function

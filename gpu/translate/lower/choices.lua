@@ -104,7 +104,8 @@ function choices.dispatcher(L, node, choice, count)
         if i == #choice.cases then
             last = body
         else
-            local cond = { tag = "Binop", op = "==", line = node.line, left = name(1), right = { tag = "Number", line = node.line, value = case.key } }
+            local this = { tag = "Number", line = node.line, value = case.key }
+            local cond = { tag = "Binop", op = "==", line = node.line, left = name(1), right = this }
             clauses[i] = { tag = "Clause", line = node.line, cond = cond, body = body }
         end
     end

@@ -1,6 +1,6 @@
--- defaults.lua: parameters that a function assigns to only once, to give them a default: `mode = mode or
--- "fast"` among its first statements. Where it is known what is given, the parameter stands for that and
--- then for its default, without a variable; so both may be texts, tables and functions.
+-- defaults.lua: parameters that a function assigns to only once, to give them a default: `mode =
+-- mode or "fast"` among its statements. Where it is known what is given, the parameter stands for
+-- that and then for its default, without a variable; so both may be texts, tables and functions.
 
 local optional = require "tidepool.translate.lower.optional"
 
@@ -17,8 +17,8 @@ local function defaulted(def, node)
     end
 end
 
---- The parameters of a function that are only assigned to in such a statement: sets of these statements,
---- by parameter.
+--- The parameters of a function that are assigned to in one such statement only: the statements, by
+--- parameter.
 function defaults.of(L, def)
     local known = L.defaults[def]
     if known then return known end

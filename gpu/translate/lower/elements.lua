@@ -202,7 +202,8 @@ function elements.store_by_text(L, at, base, key, value)
     end
     if #clauses == 0 or #clauses > FIELDS_MAX then
         if L.changed then return end
-        refuse(L, at, "an assignment to a field of '%s' whose name is not known; on a device a table has the fields that it is made with", base.storage.name)
+        refuse(L, at, "an assignment to a field of '%s' whose name is not known; on a device a table has the fields that it is made with",
+            base.storage.name)
     end
     local failure = nodes.error_statement(L, at, { ("'%s' has no such field; on a device a table has the fields that it is made with"):format(
         base.storage.name) })
@@ -211,8 +212,8 @@ end
 
 function index_value(L, at, base, key)
     if key.tag == "Symbol" then
-        return (field_by_text(L, at, base, key)) or refuse(L, at, "a field whose name is not known, of something else than a table of some numbers, or "
-            .. "of functions")
+        return (field_by_text(L, at, base, key)) or refuse(L, at, "a field whose name is not known, of something else than a table of some "
+            .. "numbers, or of functions")
     end
     local constant = (key.tag == "String" or key.tag == "Number") and key.value
     if base.t == "static" then

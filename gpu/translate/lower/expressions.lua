@@ -4,7 +4,6 @@
 -- "static" }, a value of the host; { t = "element" }, an element of a captured list that is a
 -- table; or { t = "function" }.
 
-local callees = require "tidepool.translate.lower.callees"
 local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
@@ -12,183 +11,41 @@ local facts = require "tidepool.translate.lower.facts"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
-local ranges = require "tidepool.translate.lower.ranges"
+local presence = require "tidepool.translate.lower.presence"
 local scopes = require "tidepool.translate.lower.scopes"
-local statics = require "tidepool.translate.lower.statics"
 local symbols = require "tidepool.translate.lower.symbols"
-local texts = require "tidepool.translate.lower.texts"
 local walk = require "tidepool.translate.lower.walk"
 
 local expressions = {}
 
-local find, new_class = classes.find, classes.new_class
-local range_of = ranges.range_of
-local all_of, aside, binop, emit, fixed, hold = nodes.all_of, nodes.aside, nodes.binop, nodes.emit, nodes.fixed, nodes.hold
-local if_statement, is_boolean, is_number, is_stable = nodes.if_statement, nodes.is_boolean, nodes.is_number, nodes.is_stable
-local is_within, name_of, new_local, node_at, number = nodes.is_within, nodes.name_of, nodes.new_local, nodes.node_at, nodes.number
-local refuse, scalar = nodes.refuse, nodes.scalar
-local first_of, last_of, new_storage, note_copy, object = places.first_of, places.last_of, places.new_storage, places.note_copy, places.object
-local room_index, value_of = places.room_index, places.value_of
-local cell_of_matrix, derived, from_zero, has_element = statics.cell_of_matrix, statics.derived, statics.from_zero, statics.has_element
-local is_list_of_tables, matrix_of, static_element = statics.is_list_of_tables, statics.matrix_of, statics.static_element
+local new_class = classes.new_class
+local truth_of = facts.truth_of
+local all_of, aside, emit, hold, if_statement = nodes.all_of, nodes.aside, nodes.emit, nodes.hold, nodes.if_statement
+local is_boolean, is_number, is_stable, name_of = nodes.is_boolean, nodes.is_number, nodes.is_stable, nodes.name_of
+local new_local, node_at, number, refuse = nodes.new_local, nodes.node_at, nodes.number, nodes.refuse
+local scalar = nodes.scalar
+local new_storage, note_copy, object = places.new_storage, places.note_copy, places.object
 local copy, index_value = elements.copy, elements.index_value
 local name_value = scopes.name_value
-local peek, truth_of = facts.peek, facts.truth_of
-local text_of = texts.text_of
-local carried, carry, expr, expression = walk.carried, walk.carry, walk.expr, walk.expression
+local expr, expression = walk.expr, walk.expression
 
 local expr_scalar, logical
-
--- The text of which an expression is a byte, and the arguments behind it; nil of other expressions.
-local function text_and_index(L, node)
-    local of, args = node.object, node.args
-    if node.tag == "Call" then
-        local callee = peek(L, node.callee)
-        if not callee or callee.t ~= "static" or callee.static.value ~= string.byte then return end
-        of, args = node.args[1], { select(2, unpack(node.args)) }
-    elseif node.tag ~= "Method" or node.name ~= "byte" then
-        return
-    end
-    while of and of.tag == "Paren" do of = of.expr end
-    return of and text_of(of.tag == "String" and scalar(of) or peek(L, of)), args
-end
-
--- Is it a call of a function that does not give its results on every path?
-local function is_optional_call(L, node)
-    local callee = peek(L, node.callee)
-    local fn, def = callees.called(L, L.context.fn, node)
-    if callee and callee.t == "function" then fn, def = callee.fn, callee.def end
-    return optional.misses(L, fn, def) or optional.lends(L, fn, def)
-end
-
--- Is it `a or b` where both may be nil?
-local function is_either(L, node)
-    return node.tag == "Or" and optional.is_optional(L, L.context.fn, L.context.def, node)
-end
-
--- The table that an expression stands for, of which an element may not be there; evaluated, if it
--- is an element itself. nil of others.
-local function base_of(L, node)
-    while node.tag == "Paren" do node = node.expr end
-    local known = peek(L, node)
-    if known or node.tag ~= "Index" then return known and not known.flag and known or nil end
-    local outer = base_of(L, node.object)
-    local is_row = outer and (outer.t == "object" and outer.storage.list or outer.t == "static" and is_list_of_tables(outer.static.value))
-    return is_row and expr(L, node) or nil
-end
-
--- Can it be asked of a table whether it has an element?
-local function has_elements(L, base)
-    if base.t == "object" then return base.storage.list ~= nil end
-    local value = (base.t == "static" or base.t == "element") and base.static.value
-    if base.t == "element" then return matrix_of(value) ~= nil end
-    return value and (symbols.of_list(L.ids, value) ~= nil or choices.count(value) ~= nil or L.infer.is_list(value) or from_zero(value) ~= nil or is_list_of_tables(value)) or false
-end
-
--- Whether the table has an element with this index, a condition, and the element, which has no
--- meaning where there is none; the statements that it needs.
-local function element_presence(L, node, base, key)
-    if base.t == "object" then
-        local element = base.storage.list.element
-        return is_within(L, node, key, first_of(L, node, base), last_of(L, node, base)),
-            value_of(L, node, element, hold(L, node, room_index(L, node, base, key), "at"))
-    elseif base.t == "static" then
-        return has_element(L, node, base.static, key), index_value(L, node, base, key)
-    end
-    local form = matrix_of(base.static.value)
-    local value, lines = aside(L, function() return cell_of_matrix(L, node, base, key) end)
-    local last = derived(base.static, ("#%s[...]"):format(base.static.path), "columns", function(now)
-        local again = matrix_of(now)
-        return again.columns + again.row_from - 1
-    end)
-    return is_within(L, node, key, number(L, node, form.row_from), fixed(L, node, last)), value, lines
-end
-
--- Whether next(t) gives a key: a condition; nil of other expressions.
-local function of_next(L, node)
-    local callee = node.tag == "Call" and #node.args == 1 and peek(L, node.callee)
-    if not callee or callee.t ~= "static" or callee.static.value ~= next then return end
-    local base = expr(L, node.args[1])
-    if base.t == "object" then
-        local class = find(base.storage.class)
-        for _, key in ipairs(class.order) do
-            if type(key) == "string" or not class.has_list then return node_at(L, node, "True", {}) end
-        end
-        if not base.storage.list then return node_at(L, node, "False", {}) end
-        return binop(L, node, ">=", last_of(L, node, base), first_of(L, node, base))
-    elseif base.t ~= "static" or type(base.static.value) ~= "table" then
-        refuse(L, node, "next of something that is no table")
-    end
-    local state = derived(base.static, ("next(%s)"):format(base.static.path), "is there", function(now) return next(now) ~= nil and "yes" or "no" end)
-    L.program.baked[state.key] = state
-    return node_at(L, node, state.value == "yes" and "True" or "False", {})
-end
-
--- The same for a field whose name is a text that is not known; nil of others.
-local function named_presence(L, node, base)
-    if node.key.tag == "Number" or base.t ~= "object" and (base.t ~= "static" or type(base.static.value) ~= "table") then return end
-    local key, lines = aside(L, function() return expr_scalar(L, node.key, "an index") end)
-    if key.tag ~= "Symbol" then return end
-    for _, line in ipairs(lines) do emit(L, line) end
-    local value, is_there = elements.field_by_text(L, node, base, key, true)
-    if value then return is_there, value end
-end
-
--- Of an expression that is an element of a list, or a byte of a text, with an index that is
--- computed: whether there is one, a condition, and its value, which has no meaning where there is
--- none. nil of others.
-local function presence(L, node)
-    while node.tag == "Paren" do node = node.expr end
-    if node.tag == "Name" then
-        local value = name_value(L, node)
-        if value.t == "element" then return has_element(L, node, value.static, value.index), value end
-        -- a result, or a local that is declared without a value
-        optional.demand(L, value)
-        if value.flag or value.origin then return optional.is_there(L, node, value), optional.stripped(value) end
-        return
-    end
-    if node.tag == "Call" and is_optional_call(L, node) or is_either(L, node) then
-        local value = carry(L, node)
-        optional.demand(L, value)
-        local is_nil = value.t == "scalar" and value.node.tag == "Nil"
-        return is_nil and node_at(L, node, "False", {}) or optional.is_there(L, node, value), optional.stripped(value)
-    end
-    local given = of_next(L, node)
-    if given then return given, scalar(number(L, node, 1)) end
-    local text, args = text_and_index(L, node)
-    if text then
-        local values = {}
-        for i, arg in ipairs(args) do values[i] = scalar(hold(L, node, expr_scalar(L, arg, "an index"), "index")) end
-        return texts.byte(L, node, text, values)
-    end
-    if node.tag ~= "Index" or node.key.tag == "String" then return end
-    local known = base_of(L, node.object)
-    if not known or node.key.tag == "Number" and known.t ~= "object" then return end
-    if not has_elements(L, known) then return named_presence(L, node, known) end
-    return element_presence(L, node, known, hold(L, node, expr_scalar(L, node.key, "an index"), "index"))
-end
-expressions.presence = presence
 
 -- The scalar's node, of an expression that must be one. Of a condition only the truth is wanted.
 function expr_scalar(L, node, what)
     if what == "a condition" then
-        local is_there, value, lines = presence(L, node)
+        local is_there, value, lines = presence.of(L, node)
         if is_there then
             for _, line in ipairs(lines or {}) do emit(L, line) end
-            local is_truth_open = value.t == "scalar" and not symbols.is_text(value.node) and not value.text and not is_number(value.node) and not lines
+            local is_truth_open = value.t == "scalar" and not symbols.is_text(value.node) and not value.text and not is_number(value.node)
+                and not lines
             return is_truth_open and all_of(L, node, { is_there, value.node }) or is_there
         end
         if node.tag == "Paren" then return expr_scalar(L, node.expr, what) end
         if node.tag == "And" or node.tag == "Or" then return logical(L, node, true).node end
     end
-    local value = expr(L, node)
-    if value.t == "scalar" then
-        return what == "a condition" and symbols.is_text(value.node) and node_at(L, node, "True", {}) or value.node
-    end
-    if value.t == "static" then return fixed(L, node, value.static) end
-    refuse(L, node, "a %s as %s; on a device %s", value.t == "function" and "function" or "table", what or "a value",
-        value.t == "function" and "functions are called by their name" or what == "an index" and "write m:at(row, column) for m[{ row, column }]"
-        or "take its fields or elements")
+    local made = presence.scalar_of(L, node, what)
+    return what == "a condition" and symbols.is_text(made) and node_at(L, node, "True", {}) or made
 end
 expressions.expr_scalar = expr_scalar
 
@@ -260,73 +117,16 @@ function expression.Function(L, node)
     return { t = "function", def = node.def, scope = L.scope, fn = L.context.fn, name = L.context.name or "function" }
 end
 
--- The key of an indexing: a text or a number that is known, or what is computed.
-local function key_of(L, node)
-    if node.key.tag == "String" or node.key.tag == "Number" then return node.key end
-    local key = expr_scalar(L, node.key, "an index")
-    local is_constant = key.tag == "Fixed" and type(key.static.value) == "string"
-    if is_constant then
-        L.program.baked[key.static.key] = key.static
-        key = node_at(L, node, "String", { value = key.static.value })
-    end
-    return key
-end
-
 function expression.Index(L, node)
     local base = expr(L, node.object)
-    return index_value(L, node, base, key_of(L, node))
-end
-
--- An element that may not be there: once somebody asks for it (L.optional, by its node), it is a
--- local with a flag.
-function carried.Index(L, node)
-    local base = expr(L, node.object)
-    local key = key_of(L, node)
-    local is_named = key.tag == "Symbol" and (base.t == "object" or base.t == "static")
-    if key.tag == "String" or key.tag == "Number" and base.t ~= "object" or not is_named and not has_elements(L, base) then
-        return index_value(L, node, base, key)
-    end
-    if not L.optional[node] then
-        local value = optional.stripped(index_value(L, node, base, key))
-        local copy_ = {}
-        for name, each in pairs(value) do copy_[name] = each end
-        copy_.origin, copy_.is_element = node, true
-        return copy_
-    end
-    local is_there, value, lines
-    if is_named then
-        value, is_there = elements.field_by_text(L, node, base, key, true)
-        if not value then return index_value(L, node, base, key) end
-    else
-        is_there, value, lines = element_presence(L, node, base, hold(L, node, key, "index"))
-    end
-    local flag = new_local(L, "has an element", node)
-    flag.is_flag = true
-    emit(L, node_at(L, node, "Local", { vars = { flag }, exprs = { is_there } }))
-    if value.t == "scalar" then
-        local var = new_local(L, "element", node, true)
-        var.is_guarded = true
-        emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
-        lines = lines or {}
-        local id = symbols.number_of(L, node, value.node)
-        lines[#lines + 1] = node_at(L, node, "Assign", { targets = { name_of(L, node, var) }, exprs = { id or value.node } })
-        emit(L, if_statement(L, node, name_of(L, node, flag), lines))
-        var.is_number = not id and base.t ~= "object" and not select(2, L.infer.is_list(base.static.value))
-        value = scalar(id and symbols.wrap(L, node, name_of(L, node, var)) or name_of(L, node, var), value.class)
-    else
-        value = optional.stripped(value)
-    end
-    local made = {}
-    for name, each in pairs(value) do made[name] = each end
-    made.flag, made.is_element, made.why = flag, true, ("'%s' has no such element"):format(base.storage and base.storage.name or base.static.path)
-    return made
+    return index_value(L, node, base, presence.key_of(L, node))
 end
 
 -- `c and x or y`, where x or y is a table or needs statements.
 local function choice(L, node, left)
     local cond = expr_scalar(L, left.left, "a condition")
     local function evaluate_first()
-        local is_there, element, lines = presence(L, left.right)
+        local is_there, element, lines = presence.of(L, left.right)
         if not is_there or element.t ~= "scalar" then return expr(L, left.right) end
         local other, other_lines = aside(L, function() return expr_scalar(L, node.right, "a value") end)
         local one, two, wrapped = symbols.alike(L, node, element.node, other)
@@ -414,7 +214,7 @@ function logical(L, node, is_condition)
         if first.tag == "Or" then return logical(L, reassociated(L, node, first), false) end
         if first.tag == "And" and truth_of(L, first.left) == nil and not is_boolean(first) then return choice(L, node, first) end
         -- `list[i] or 0`: where there is an element, its value
-        local is_there, element, element_lines = presence(L, node.left)
+        local is_there, element, element_lines = presence.of(L, node.left)
         if is_there and element.t == "scalar" then
             local other, other_lines = aside(L, function() return expr_scalar(L, node.right, "a value") end)
             local one, two, wrapped = symbols.alike(L, node, element.node, other)
@@ -435,62 +235,6 @@ function logical(L, node, is_condition)
     end)
     if #lines > 0 then return (is_condition and second_truth or second_value)(L, node, left, right, lines) end
     return scalar(node_at(L, node, node.tag, { op = op, left = left, right = right }))
-end
-
--- What a condition decides: a local with a flag. `one`, `other`: evaluate the value where it holds,
--- and where it does not (nil: there is none), and whether that is there.
-local function decided(L, node, cond, one, other)
-    local var, flag = new_local(L, "value", node, true), new_local(L, "has a value", node, true)
-    flag.is_flag, var.is_guarded, var.is_number = true, true, true
-    local why
-    local function give(evaluate)
-        return select(2, aside(L, function()
-            local value, has = evaluate()
-            if value.t ~= "scalar" then refuse(L, node, "a table or a number; a value has one type on a device") end
-            local is_nil = value.node.tag == "Nil"
-            why = value.why or why
-            if not is_nil and not is_number(value.node) then var.is_number = false end
-            local stored = symbols.stored(L, node, L.symbols, node, value.node, "a value")
-            if not is_nil then emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, var) }, exprs = { stored } })) end
-            emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, flag) }, exprs = { is_nil and node_at(L, node, "False", {}) or has } }))
-        end))
-    end
-    emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
-    emit(L, node_at(L, node, "Local", { vars = { flag }, exprs = { node_at(L, node, "False", {}) } }))
-    local first, second = give(one), other and give(other)
-    emit(L, if_statement(L, node, cond, first, second))
-    local name = name_of(L, node, var)
-    return { t = "scalar", node = L.symbols[node] and symbols.wrap(L, node, name) or name, flag = flag, why = why, may_be_nil = true, is_sure = true }
-end
-
--- A value that may be nil, and whether it is there.
-local function carry_asked(L, node)
-    local value = carry(L, node)
-    optional.demand(L, value)
-    return value, optional.is_there(L, node, value)
-end
-
--- `a or b` where both may be nil.
-function carried.Or(L, node)
-    if truth_of(L, node.left) ~= nil or not is_either(L, node) then return expr(L, node) end
-    local is_there, first, lines = presence(L, node.left)
-    if not is_there or first.t ~= "scalar" then return expr(L, node) end
-    return decided(L, node, is_there, function()
-        for _, line in ipairs(lines or {}) do emit(L, line) end
-        return first, node_at(L, node, "True", {})
-    end, function() return carry_asked(L, node.right) end)
-end
-
--- `a and b` where a is a table or a number, or nil.
-function carried.And(L, node)
-    if truth_of(L, node.left) ~= nil or not optional.is_optional(L, L.context.fn, L.context.def, node.left) then return expr(L, node) end
-    local is_there, first, lines = presence(L, node.left)
-    if not is_there or lines or first.t == "scalar" and not is_number(first.node) then return expr(L, node) end
-    return decided(L, node, is_there, function()
-        local value, has
-        optional.keeping(L, function() value, has = carry_asked(L, node.right) end, is_there, true)
-        return value, has
-    end)
 end
 
 function expression.And(L, node) return logical(L, node, false) end

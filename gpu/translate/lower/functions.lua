@@ -78,7 +78,8 @@ local function touches(L, fn, def, seen)
         local tag = node.tag
         if tag == "Local" or tag == "Assign" or tag == "Return" then
             for _, each in ipairs(node.exprs) do
-                if each.tag == "String" or tag == "Local" and each.tag == "Binop" and each.op == ".." or tag == "Return" and each.tag == "Function" then return true end
+                local is_made = tag == "Local" and each.tag == "Binop" and each.op == ".." or tag == "Return" and each.tag == "Function"
+                if each.tag == "String" or is_made then return true end
             end
         elseif tag == "Binop" and (node.op == "==" or node.op == "~=") then
             if node.left.tag ~= "String" and node.right.tag ~= "String" then return false end

@@ -52,7 +52,8 @@ local function bind(L, node, var, value)
     L.scope.vars[var] = { t = "variable", var = new, of = var }
 end
 
--- The body once for each key. `items`: a list of { key = a scalar, value = a function that evaluates the value }.
+-- The body once for each key. `items`: a list of { key = a scalar, value = a function that
+-- evaluates the value }.
 local function unrolled(L, node, items)
     if #items > BODIES_MAX then
         refuse(L, node, "a loop over a table of %d keys that are no list of numbers or tables; on a device it has at most %d", #items, BODIES_MAX)
@@ -123,10 +124,10 @@ local function over_items(L, node, given, is_list)
 end
 
 -- Is it a list of numbers or tables, which an index that is computed can read, and nothing else?
--- `in_order`: for pairs, which goes through it from 1 on only where next does.
-local function is_plain_list(L, value, in_order)
-    if value[0] ~= nil and in_order or not (L.infer.is_list(value) or from_zero(value) or is_list_of_tables(value)) then return false end
-    if not in_order then return true end
+-- `goes_on`: for pairs, which goes through it from 1 on only where next does.
+local function is_plain_list(L, value, goes_on)
+    if value[0] ~= nil and goes_on or not (L.infer.is_list(value) or from_zero(value) or is_list_of_tables(value)) then return false end
+    if not goes_on then return true end
     local count = 0
     for key in next, value do
         count = count + 1
@@ -203,7 +204,9 @@ end
 -- A table of the function that has functions in it.
 local function over_functions(L, node, base, is_list)
     local items, own = {}, base.storage.functions
-    if not own[1] or not is_list then refuse(L, node, "pairs of '%s', which has functions in it; use ipairs of a list of functions", base.storage.name) end
+    if not own[1] or not is_list then
+        refuse(L, node, "pairs of '%s', which has functions in it; use ipairs of a list of functions", base.storage.name)
+    end
     for i, value in ipairs(own) do items[i] = { key = scalar(number(L, node, i)), value = function() return value end } end
     unrolled(L, node, items)
 end

@@ -8,6 +8,7 @@ local inlining = require "tidepool.translate.lower.inlining"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
+local presence = require "tidepool.translate.lower.presence"
 local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
 local symbols = require "tidepool.translate.lower.symbols"
@@ -23,7 +24,7 @@ local lookup = scopes.lookup
 local derived, matrix_of, static_function = statics.derived, statics.matrix_of, statics.static_function
 local peek, truth_of = facts.peek, facts.truth_of
 local expr, expression = walk.expr, walk.expression
-local after, expr_scalar, presence = expressions.after, expressions.expr_scalar, expressions.presence
+local after, expr_scalar = expressions.after, expressions.expr_scalar
 local inline = inlining.inline
 local expr_list, meta_of = calls.expr_list, calls.meta_of
 local text_of = texts.text_of
@@ -52,7 +53,7 @@ end
 local function type_equality(L, node, call, name)
     local callee = call.tag == "Call" and #call.args == 1 and name.tag == "String" and peek(L, call.callee)
     if not callee or callee.t ~= "static" or callee.static.value ~= type then return end
-    local is_there, value, lines = presence(L, call.args[1])
+    local is_there, value, lines = presence.of(L, call.args[1])
     if not is_there or lines then return end
     if name.value == "nil" then return node_at(L, node, "Unop", { op = "not", expr = is_there }) end
     if value.t ~= "scalar" then return name.value == "table" and is_there or node_at(L, node, "False", {}) end
@@ -65,7 +66,7 @@ end
 local function equality(L, node)
     local left, right = node.left, node.right
     if left.tag == "Nil" or right.tag == "Nil" then
-        local is_there, _, lines = presence(L, left.tag == "Nil" and right or left)
+        local is_there, _, lines = presence.of(L, left.tag == "Nil" and right or left)
         return is_there and not lines and node_at(L, node, "Unop", { op = "not", expr = is_there }) or nil
     end
     local by_type = type_equality(L, node, left, right) or type_equality(L, node, right, left)

@@ -1,8 +1,8 @@
 -- optional.lua: results that some paths of a function give and others do not, which are nil there.
 --
 -- Such a result is a value with `flag`, a local that says whether it is there. It keeps the flag
--- where it is put into a local, returned or passed on (`carry`); it can be asked for (presence in
--- expressions.lua); and where the number itself is wanted, its absence is an error (`settle`) that
+-- where it is put into a local, returned or passed on (`carry`); it can be asked for
+-- (presence.lua); and where the number itself is wanted, its absence is an error (`settle`) that
 -- names both lines. Results have flags once somebody has asked for one of the function's
 -- (L.optional, by the function's tree): until then what may be missing has `origin`, that tree. In
 -- the same way an element that may not be there has its own node as `origin` (carried.Index).

@@ -48,8 +48,8 @@ local function new_storage(L, at, class, name, size, parent)
     end
     storage.depth = parent and parent.depth + 1 or 1
     if storage.depth > DEPTH_MAX then
-        refuse(L, at, "'%s' is a table in tables of its own kind, like a list whose nodes know the next one; on a device tables are not in themselves, "
-            .. "use lists of numbers and indexes", storage.root.name)
+        refuse(L, at, "'%s' is a table in tables of its own kind, like a list whose nodes know the next one; on a device tables are not in "
+            .. "themselves, use lists of numbers and indexes", storage.root.name)
     end
     storage.fields = {}
     for _, key in ipairs(class.order) do

@@ -52,8 +52,8 @@ function symbols.stored(L, at, marks, key, node, name)
     return made or node
 end
 
---- Two nodes of which both are texts, or none is, as numbers; and a function that wraps what is made of
---- them.
+--- Two nodes of which both are texts, or none is, as numbers; and a function that wraps what is
+--- made of them.
 function symbols.alike(L, at, a, b)
     local x, y = symbols.number_of(L, at, a), symbols.number_of(L, at, b)
     if not x and not y then return a, b, function(node) return node end end
@@ -80,7 +80,7 @@ function symbols.equal(L, at, a, b)
     if not x and not y then return end
     if not x or not y then
         if may_be_text(x and b or a) then
-            refuse(L, at, "a text that is made here; there are no strings on a device but those that are known beforehand, and one byte of them: s:sub(i, i)")
+            refuse(L, at, "a text that is made here; there are no strings on a device but those that are known beforehand, and s:sub(i, i) of them")
         end
         return node_at(L, at, "False", {})
     end
