@@ -82,10 +82,13 @@ end
 ---@param find_function fun(value: function, name: string?, at: table?): table
 function lower.def(program, fn, options, infer, find_function)
     local L = {
-        program = program, fn = fn, name = options.name, infer = infer, sites = {}, variables = {}, ranges = {}, widened = {}, choices = {},
-            results = {}, copied = {}, nilable = {}, optional = {}, missing = {}, misses = {}, lends = {}, asked = {}, gives_texts = {}, nil_locals = {},
-        booleans = {}, takes_nil = {}, selected = {}, dispatchers = {}, ids = {}, defaults = {}, defaulted = {}, symbols = {}, result_symbols = {}, either = {},
-        function_of = find_function,
+        program = program, fn = fn, name = options.name, infer = infer, function_of = find_function,
+        -- of tables and variables
+        sites = {}, variables = {}, ranges = {}, widened = {}, choices = {}, results = {}, copied = {}, booleans = {}, either = {},
+        -- of what may be nil (optional.lua); takes_nil: variables that get elements
+        nilable = {}, optional = {}, missing = {}, misses = {}, lends = {}, asked = {}, gives_texts = {}, nil_locals = {}, takes_nil = {},
+        -- of texts that are numbers (symbols.lua), functions that are chosen (choices.lua), arguments (defaults.lua) and select
+        ids = {}, symbols = {}, result_symbols = {}, dispatchers = {}, defaults = {}, defaulted = {}, selected = {},
     }
     L.context = { fn = fn, name = options.name }
     if not functions.touches(L, fn, fn.def) then return fn.def end

@@ -201,7 +201,8 @@ describe("texts", function()
       end
       for i = 1, #terms do sum = sum + (cost[terms:sub(i, i)] or 0) end
       local a, b = text:byte(1, 2)
-      return ells + x, v + y, sum, text:sub(1, 3) == "hel" and "10" + x or y, a + b + text:byte(-1) + #("ab" .. "cd"), tonumber "ff" and 1 or tonumber("ff", 16)
+      return ells + x, v + y, sum, text:sub(1, 3) == "hel" and "10" + x or y, a + b + text:byte(-1) + #("ab" .. "cd"),
+        tonumber "ff" and 1 or tonumber("ff", 16)
     end)
 end)
 
