@@ -9,6 +9,7 @@ local library = require "tidepool.translate.lower.library"
 local lifting = require "tidepool.translate.lower.lifting"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
+local presence = require "tidepool.translate.lower.presence"
 local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
 local walk = require "tidepool.translate.lower.walk"
@@ -71,7 +72,16 @@ end
 
 function carried.Paren(L, node) return carry(L, node.expr) end
 
-carried.Call = first_value
+-- A call whose value may not be there. Of a byte of a text that is known once somebody asks for it.
+function carried.Call(L, node)
+    if not presence.is_byte(L, node) then return first_value(L, node) end
+    if L.optional[node] then return presence.byte(L, node) end
+    local value = hold_value(L, node, first_value(L, node))
+    value.origin, value.is_element = node, true
+    return value
+end
+
+carried.Method = carried.Call
 
 -- Of values that are wanted: none may be nil.
 local function hold_values(L, at, values)
@@ -86,6 +96,7 @@ calls.is_open = is_open
 -- All values of such an expression. `is_single`: only the first one is wanted.
 local function all_values(L, node, is_single)
     if node.tag == "Vararg" then return varargs(L, node) end
+    if presence.is_byte(L, node) then return { carry(L, node) } end
     local values = call_values(L, node)
     if values.is_cut and not is_single then
         refuse(L, node, "all values from an index on that is computed; put the call in parentheses for the first one")

@@ -91,9 +91,24 @@ local function locals_of(L, fn, def)
     return known
 end
 
+-- Is it a byte of a text that is known?
+local function is_byte(fn, node)
+    local of, index = node.object, node.args and node.args[1]
+    if node.tag == "Call" then
+        if static_of(fn, node.callee) ~= string.byte then return false end
+        of, index = node.args[1], node.args[2]
+    elseif node.tag ~= "Method" or node.name ~= "byte" then
+        return false
+    end
+    of = of and bare(of)
+    return of ~= nil and index ~= nil and index.tag ~= "Number" and (of.tag == "String" or type((static_of(fn, of))) == "string"
+        or of.tag == "Name" and not select(2, static_of(fn, of)))
+end
+
 -- Is it an element, with an index that is computed, of a captured list or of a table that the
 -- function makes?
 local function is_element(L, fn, node)
+    if is_byte(fn, node) then return true end
     if node.tag ~= "Index" or node.key.tag == "String" then return false end
     local value, is_known = static_of(fn, node.object)
     if not is_known then return true end

@@ -188,6 +188,31 @@ end
 
 presence.key_of = key_of
 
+-- A value with a flag, which says whether it is there. `lines`: the statements that it needs; `path`:
+-- what has no such element.
+local function flagged(L, node, is_there, value, lines, path)
+    local flag = new_local(L, "has an element", node)
+    flag.is_flag = true
+    emit(L, node_at(L, node, "Local", { vars = { flag }, exprs = { is_there } }))
+    if value.t == "scalar" then
+        local var = new_local(L, "element", node, true)
+        var.is_guarded = true
+        emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
+        lines = lines or {}
+        local id = symbols.number_of(L, node, value.node)
+        lines[#lines + 1] = node_at(L, node, "Assign", { targets = { name_of(L, node, var) }, exprs = { id or value.node } })
+        emit(L, if_statement(L, node, name_of(L, node, flag), lines))
+        local name = name_of(L, node, var)
+        value = scalar(id and symbols.wrap(L, node, name) or name, value.class)
+    else
+        value = optional.stripped(value)
+    end
+    local made = {}
+    for key, each in pairs(value) do made[key] = each end
+    made.flag, made.is_element, made.why = flag, true, ("'%s' has no such element"):format(path)
+    return made
+end
+
 -- An element that may not be there: once somebody asks for it (L.optional, by its node), it is a
 -- local with a flag.
 function carried.Index(L, node)
@@ -211,26 +236,26 @@ function carried.Index(L, node)
     else
         is_there, value, lines = element_presence(L, node, base, hold(L, node, key, "index"))
     end
-    local flag = new_local(L, "has an element", node)
-    flag.is_flag = true
-    emit(L, node_at(L, node, "Local", { vars = { flag }, exprs = { is_there } }))
-    if value.t == "scalar" then
-        local var = new_local(L, "element", node, true)
-        var.is_guarded = true
-        emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
-        lines = lines or {}
-        local id = symbols.number_of(L, node, value.node)
-        lines[#lines + 1] = node_at(L, node, "Assign", { targets = { name_of(L, node, var) }, exprs = { id or value.node } })
-        emit(L, if_statement(L, node, name_of(L, node, flag), lines))
-        var.is_number = not id and base.t ~= "object" and not select(2, L.infer.is_list(base.static.value))
-        value = scalar(id and symbols.wrap(L, node, name_of(L, node, var)) or name_of(L, node, var), value.class)
-    else
-        value = optional.stripped(value)
+    local made = flagged(L, node, is_there, value, lines, base.storage and base.storage.name or base.static.path)
+    if made.node and made.node.var then
+        made.node.var.is_number = base.t ~= "object" and not is_named and not select(2, L.infer.is_list(base.static.value))
     end
-    local made = {}
-    for name, each in pairs(value) do made[name] = each end
-    made.flag, made.is_element, made.why = flag, true, ("'%s' has no such element"):format(base.storage and base.storage.name or base.static.path)
     return made
+end
+
+-- Is it a byte of a text, which may not be there?
+function presence.is_byte(L, node)
+    local text, args = text_and_index(L, node)
+    return text ~= nil and #args <= 1
+end
+
+-- Such a byte, once somebody asks for it: a local with a flag, too.
+function presence.byte(L, node)
+    local text, args = text_and_index(L, node)
+    local values = {}
+    for i, arg in ipairs(args) do values[i] = scalar(hold(L, node, scalar_of(L, arg, "an index"), "index")) end
+    local is_there, value = texts.byte(L, node, text, values)
+    return flagged(L, node, is_there, value, nil, text.path)
 end
 
 -- What a condition decides: a local with a flag. `one`, `other`: evaluate the value where it holds,
