@@ -19,6 +19,8 @@ local from_zero = { [0] = 7, 8, 9 }
 local rows = { { 1, 2, 3 }, { 4, 5, 6 } }
 local records = { { x = 1, y = 2 }, { x = 3, y = 4 }, { x = 5, y = 6 } }
 local wides = { 1ULL, 5ULL, 7ULL }
+local primes, sparse, walls = { [2] = true, [3] = true, [5] = true }, { [-2] = 10, [0] = 20, [5] = 30 }, { true, false, true }
+local text = "ab12c"
 
 -- An index around those of the lists, of any number.
 local function index(x)
@@ -106,6 +108,23 @@ describe("an element that is not there is nil", function()
     end)
 end)
 
+describe("a table with holes, a list of booleans, and a byte of a text", function()
+  same_in_vectors("have elements that are nil, too",
+    function(x, y)
+      local i, n, v, w = index(x), 0, sparse[index(x)], walls[index(y)]
+      for k = 1, 6 do if primes[k] then n = n + k end end
+      for k, wall in ipairs(walls) do if wall then n = n + k end end
+      local place, number = 1, 0
+      local c, d = text:byte(place), text:byte(i)
+      while c do
+        if c >= 48 and c <= 57 then number = number * 10 + c - 48 end
+        place = place + 1
+        c = text:byte(place)
+      end
+      return primes[i] and 1 or 0, n, v and v + y or -1, w == nil and 1 or w and 2 or 3, number, d == text:byte(i + 1) and 1 or d or 0
+    end)
+end)
+
 describe("an element that is wanted", function()
   local function message(fn)
     local translation = translate(fn, { lanes = 1, name = "f", inputs = { "double", "double" } })
@@ -122,6 +141,7 @@ describe("an element that is wanted", function()
       if v and v > y then return v end
       return v + 1
     end))
+    assert.equal("index 9 of 'sparse' has no element", message(function(x, y) return sparse[x] + y end))
     assert.equal("no index", message(function(x, y) return assert_(list[x], "no index") + y end))
   end)
 end)

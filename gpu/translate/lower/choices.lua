@@ -45,8 +45,8 @@ function choices.of_list(L, at, static, key)
     return { t = "choice", key = hold(L, at, key, "index"), cases = cases, path = static.path }
 end
 
---- One function or the other: a local says which, counted from 1. `first_lines`, `second_lines`: the
---- statements that they need.
+--- One function or the other: a local says which, counted from 1. `first_lines`, `second_lines`:
+--- the statements that they need.
 function choices.either(L, at, cond, first, first_lines, second, second_lines)
     local var, cases = new_local(L, "which", at, true), {}
     local function set(value, lines)

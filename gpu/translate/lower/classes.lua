@@ -1,10 +1,11 @@
 -- classes.lua: classes of tables: all tables that one variable, field or element may hold must be
 -- laid out alike, and so have one class, which says what they need.
 --
--- A class: is_table; is_symbol: it is a text (symbols.lua); fields by key, with those of a list's elements at "*"; order of the keys;
--- meta: the metatable, a Static. Of a list: has_list; from, to: the indexes that are written;
--- counted: elements that are written at indexes that nobody knows; appended: elements that are
--- added at its end; count: elements of its constructor; grows: not always as many.
+-- A class: is_table; is_symbol: it is a text (symbols.lua); fields by key, with those of a list's
+-- elements at "*"; order of the keys; meta: the metatable, a Static. Of a list: has_list; from, to:
+-- the indexes that are written; counted: elements that are written at indexes that nobody knows;
+-- appended: elements that are added at its end; count: elements of its constructor; grows: not
+-- always as many; has_hole: an element of its constructor is nil.
 
 local classes = {}
 

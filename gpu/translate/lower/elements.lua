@@ -4,6 +4,7 @@ local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local nodes = require "tidepool.translate.lower.nodes"
 local places = require "tidepool.translate.lower.places"
+local sets = require "tidepool.translate.lower.sets"
 local statics = require "tidepool.translate.lower.statics"
 local symbols = require "tidepool.translate.lower.symbols"
 
@@ -230,6 +231,12 @@ function index_value(L, at, base, key)
         if symbols.of_list(L.ids, static.value) then
             local list = derived(static, static.path, "texts", function(now) return symbols.of_list(L.ids, now) end)
             return scalar(symbols.wrap(L, at, node_at(L, at, "Index", { object = fixed(L, at, list), key = key })))
+        end
+        if not L.infer.is_list(static.value) and not statics.from_zero(static.value) and sets.form(static.value) then
+            key = hold(L, at, key, "index")
+            local is_there, value = sets.element(L, at, static, key)
+            nodes.check(L, at, is_there, { "index ", (" of '%s' has no element"):format(static.path) }, key)
+            return value
         end
         return static_element(L, at, static, key)
     elseif base.t == "element" then

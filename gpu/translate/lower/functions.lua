@@ -4,6 +4,7 @@
 local choices = require "tidepool.translate.lower.choices"
 local callees = require "tidepool.translate.lower.callees"
 local optional = require "tidepool.translate.lower.optional"
+local sets = require "tidepool.translate.lower.sets"
 local statics = require "tidepool.translate.lower.statics"
 
 local functions = {}
@@ -111,7 +112,8 @@ local function touches(L, fn, def, seen)
             local value, is_known = static_of(fn, node.object)
             local is_computed = node.key.tag ~= "String" and node.key.tag ~= "Number"
             if is_known and is_computed and type(value) == "table" and not L.infer.array_type(value) and not L.infer.is_list(value)
-                and (from_zero(value) or is_list_of_tables(value) or choices.count(value) or has_names(value)) then
+                and (from_zero(value) or is_list_of_tables(value) or choices.count(value) or has_names(value)
+                or sets.form(value)) then
                 return true
             end
         elseif (tag == "And" or tag == "Or") and (is_function(node.left) or is_function(node.right)) then

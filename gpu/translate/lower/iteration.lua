@@ -153,7 +153,8 @@ local function reads_others(node, value)
     return found
 end
 
--- The keys of a captured table, in the order of next, or 1, 2, 3; what they are is part of the code.
+-- The keys of a captured table, in the order of next, or 1, 2, 3; what they are is part of the
+-- code.
 local function keys_of(L, static, is_list)
     local function keys(value)
         local list = {}

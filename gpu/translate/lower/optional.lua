@@ -151,8 +151,8 @@ function optional.misses(L, fn, def)
     return L.misses[def]
 end
 
--- Does it give an element that may not be there? Such a function is inlined only where somebody asks
--- for the element (L.optional).
+-- Does it give an element that may not be there? Such a function is inlined only where somebody
+-- asks for the element (L.optional).
 function optional.lends(L, fn, def)
     optional.misses(L, fn, def)
     return def ~= nil and L.lends[def] or false

@@ -1,5 +1,5 @@
--- presence.lua: asks of an expression whether it is there, and gives elements, fields and choices that
--- may not be there, as values with flags (optional.lua).
+-- presence.lua: asks of an expression whether it is there, and gives elements, fields and choices
+-- that may not be there, as values with flags (optional.lua).
 
 local callees = require "tidepool.translate.lower.callees"
 local choices = require "tidepool.translate.lower.choices"
@@ -10,6 +10,7 @@ local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local scopes = require "tidepool.translate.lower.scopes"
+local sets = require "tidepool.translate.lower.sets"
 local statics = require "tidepool.translate.lower.statics"
 local symbols = require "tidepool.translate.lower.symbols"
 local texts = require "tidepool.translate.lower.texts"
@@ -87,7 +88,7 @@ local function has_elements(L, base)
     if base.t == "element" then return matrix_of(value) ~= nil end
     if not value then return false end
     return symbols.of_list(L.ids, value) ~= nil or choices.count(value) ~= nil or L.infer.is_list(value) or from_zero(value) ~= nil
-        or is_list_of_tables(value)
+        or is_list_of_tables(value) or sets.form(value) ~= nil
 end
 
 -- Whether the table has an element with this index, a condition, and the element, which has no
@@ -98,6 +99,8 @@ local function element_presence(L, node, base, key)
         return is_within(L, node, key, first_of(L, node, base), last_of(L, node, base)),
             value_of(L, node, element, hold(L, node, room_index(L, node, base, key), "at"))
     elseif base.t == "static" then
+        local value = base.static.value
+        if not L.infer.is_list(value) and not from_zero(value) and sets.form(value) then return sets.element(L, node, base.static, key) end
         return has_element(L, node, base.static, key), index_value(L, node, base, key)
     end
     local form = matrix_of(base.static.value)
@@ -188,8 +191,8 @@ end
 
 presence.key_of = key_of
 
--- A value with a flag, which says whether it is there. `lines`: the statements that it needs; `path`:
--- what has no such element.
+-- A value with a flag, which says whether it is there. `lines`: the statements that it needs;
+-- `path`: what has no such element.
 local function flagged(L, node, is_there, value, lines, path)
     local flag = new_local(L, "has an element", node)
     flag.is_flag = true
