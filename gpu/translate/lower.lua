@@ -87,8 +87,8 @@ function lower.def(program, fn, options, infer, find_function)
         sites = {}, variables = {}, ranges = {}, widened = {}, choices = {}, results = {}, copied = {}, booleans = {}, either = {},
         -- of what may be nil (optional.lua); takes_nil: variables that get elements
         nilable = {}, optional = {}, missing = {}, misses = {}, lends = {}, asked = {}, gives_texts = {}, nil_locals = {}, takes_nil = {},
-        -- of texts that are numbers (symbols.lua), functions that are chosen (choices.lua), arguments
-        -- (defaults.lua) and select
+        -- of texts that are numbers (symbols.lua), functions that are chosen (choices.lua),
+        -- arguments (defaults.lua) and select
         ids = {}, symbols = {}, result_symbols = {}, dispatchers = {}, defaults = {}, defaulted = {}, selected = {},
     }
     L.context = { fn = fn, name = options.name }

@@ -38,16 +38,17 @@ describe("loops over tables", function()
   same_in_vectors("go through pairs, next, and what ipairs cannot index",
     function(x, y)
       local a, b, c, d, count = 0, 0, 0, 0, 0
-      for k, v in pairs(weights) do if k == "a" then a = a + x else a = a + v * y end end
+      local i, j = index(x), index(y) -- sums that are the same in any order
+      for k, v in pairs(weights) do if k == "a" then a = a + i else a = a + v * j end end
       for _, v in next, list do if v > x then break end b = b + v end
       for name, each in pairs(nested) do
-        for i, v in ipairs(each.l) do c = c + v * i * each.w * (name == "b" and x or 1) end
+        for k, v in ipairs(each.l) do c = c + v * k * each.w * (name == "b" and i or 1) end
       end
       for _, v in pairs(mixed) do
         count = count + 1
         if type(v) == "number" then d = d + v end
       end
-      for i, name in ipairs(names) do if name == "two" then d = d + i * x else d = d + #name end end
+      for k, name in ipairs(names) do if name == "two" then d = d + k * i else d = d + #name end end
       for k in pairs(weights) do d = d + weights[k] end
       return a, b, c, d, count
     end,

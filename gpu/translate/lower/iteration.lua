@@ -94,12 +94,14 @@ local function over_list(L, node, base, given)
     end)
 end
 
--- Names of fields in the order in which next gives them, of a table that was made with them.
-local function in_order(names)
-    local text, list = {}, {}
-    for i, name in ipairs(names) do text[i] = ("[%q] = v"):format(name) end
-    for name in next, assert(loadstring("local v = ... return { " .. table.concat(text, ", ") .. " }"))(true) do list[#list + 1] = name end
-    return list
+-- Keys in an order that is the same in every process, as kept programs need it: numbers, then
+-- names. That of next is not, and Lua leaves it open.
+local function in_order(keys)
+    table.sort(keys, function(a, b)
+        if type(a) ~= type(b) then return type(a) == "number" end
+        return a < b
+    end)
+    return keys
 end
 
 -- The constructor of a table that is made for the loop: its items one after the other.
@@ -123,17 +125,13 @@ local function over_items(L, node, given, is_list)
     unrolled(L, node, items)
 end
 
--- Is it a list of numbers or tables, which an index that is computed can read, and nothing else?
--- `goes_on`: for pairs, which goes through it from 1 on only where next does.
-local function is_plain_list(L, value, goes_on)
-    if value[0] ~= nil and goes_on or not (L.infer.is_list(value) or from_zero(value) or is_list_of_tables(value)) then return false end
-    if not goes_on then return true end
+-- Is it a list of numbers or tables, which an index that is computed can read? `is_all`: for pairs,
+-- which goes through it from 1 on only where there is nothing else.
+local function is_plain_list(L, value, is_all)
+    if value[0] ~= nil and is_all or not (L.infer.is_list(value) or from_zero(value) or is_list_of_tables(value)) then return false end
     local count = 0
-    for key in next, value do
-        count = count + 1
-        if key ~= count then return false end
-    end
-    return count == #value
+    for _ in next, is_all and value or {} do count = count + 1 end
+    return not is_all or count == #value
 end
 
 -- Does the loop read fields of the list's tables that only a body for each of them can: texts,
@@ -153,20 +151,23 @@ local function reads_others(node, value)
     return found
 end
 
--- The keys of a captured table, in the order of next, or 1, 2, 3; what they are is part of the
--- code.
+-- The keys of a captured table, or of its list only; what they are is part of the code. Keys that
+-- are neither numbers nor names are told.
 local function keys_of(L, static, is_list)
     local function keys(value)
         local list = {}
         if is_list then
             for i in ipairs(value) do list[i] = i end
-        else
-            for key in next, value do list[#list + 1] = key end
+            return list
         end
-        return list
+        for key in next, value do
+            if type(key) ~= "string" and type(key) ~= "number" then return nil, type(key) end
+            list[#list + 1] = key
+        end
+        return in_order(list)
     end
     local function text(value)
-        local list = keys(value)
+        local list = keys(value) or {}
         for i, key in ipairs(list) do list[i] = type(key) .. " " .. tostring(key) end
         return table.concat(list, "\n")
     end
@@ -192,10 +193,10 @@ local function over_static(L, node, base, given, is_list)
         end
         return over_list(L, node, base, given)
     end
-    local items = {}
-    for i, key in ipairs(keys_of(L, static, is_list)) do
+    local items, keys, other = {}, keys_of(L, static, is_list)
+    if not keys then refuse(L, node, "a loop over '%s', which has a %s as a key", static.path, other) end
+    for i, key in ipairs(keys) do
         local kind = type(key)
-        if kind ~= "string" and kind ~= "number" then refuse(L, node, "a loop over '%s', which has a %s as a key", static.path, kind) end
         local at = node_at(L, node, kind == "string" and "String" or "Number", { value = key })
         items[i] = { key = scalar(at), value = function() return index_value(L, node, base, at) end }
     end
@@ -258,10 +259,14 @@ local function over_record(L, node, base, given, is_list)
     if not form.value then refuse(L, node, "pairs of an element of '%s', whose elements have different keys", base.static.path) end
     L.program.baked[form.key] = form
     local items = {}
+    local names = {}
     for key in next, base.example.value do
         if type(key) ~= "string" then refuse(L, node, "pairs of an element of '%s'; use ipairs", base.static.path) end
+        names[#names + 1] = key
+    end
+    for i, key in ipairs(in_order(names)) do
         local at = node_at(L, node, "String", { value = key })
-        items[#items + 1] = { key = scalar(at), value = function() return index_value(L, node, base, at) end }
+        items[i] = { key = scalar(at), value = function() return index_value(L, node, base, at) end }
     end
     unrolled(L, node, items)
 end
