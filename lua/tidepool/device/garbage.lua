@@ -1,6 +1,6 @@
 --- Buffers and arrays that nobody holds any more, but which Lua has not freed: they keep memory of
---- devices, of which Lua knows nothing. So the garbage collector is run when many buffers were made,
---- and after a device was short of memory.
+--- devices, of which Lua knows nothing. So the garbage collector is run when many buffers were
+--- made, and after a device was short of memory.
 
 local core = require "tidepool.core"
 

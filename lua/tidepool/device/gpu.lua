@@ -462,7 +462,8 @@ end
 
 --- A kernel of the unit with the captured values as they are now: the last kernel if they have not
 --- changed. A kernel with arrays is not kept, since their elements may have changed. `shape`: the
---- grid whose places it computes; `usable`: the devices that may run it, all of the unit's when nil.
+--- grid whose places it computes; `usable`: the devices that may run it, all of the unit's when
+--- nil.
 local function open_kernel(f, unit, shape, usable)
   local programs = usable and programs_on(unit, usable) or unit.programs
   local made, values, has_arrays = unit.made, {}, false
