@@ -20,6 +20,7 @@ local functions = require "tidepool.translate.lower.functions"
 local nodes = require "tidepool.translate.lower.nodes"
 local scopes = require "tidepool.translate.lower.scopes"
 local walk = require "tidepool.translate.lower.walk"
+local wide = require "tidepool.translate.wide"
 require "tidepool.translate.lower.assignments"
 require "tidepool.translate.lower.iteration"
 require "tidepool.translate.lower.loops"
@@ -40,11 +41,14 @@ local function round(L, fn, kinds)
     local new = { tag = "Def", line = def.line, last_line = def.last_line, first = def.first, last = def.last, params = {}, is_method = def.is_method,
                   outer = def.outer, names = {} }
     L.def, L.out, L.scope, L.loops, L.room, L.inlined, L.labels, L.serial, L.bodies = new, {}, nil, {}, 0, 0, 0, 0, 0
+    L.asides = 0
     L.context, L.present = { fn = fn, def = def, name = L.name, serial = 0 }, {}
     scopes.open_scope(L)
     for i, param in ipairs(def.params) do
         local var = new_local(L, param.name, { line = param.line }, param.assigned)
         var.is_number = not param.assigned and kinds[i] ~= "bool" and (#kinds == 0 or kinds[i] ~= nil)
+        var.is_boolean = kinds[i] == "bool"
+        var.is_plain = var.is_number and not wide.KINDS[kinds[i]]
         new.params[i] = var
         local is_missing = #kinds > 0 and not kinds[i]
         local takes_default = is_missing and defaults.of(L, def)[param]
@@ -94,8 +98,10 @@ function lower.def(program, fn, options, infer, find_function)
     L.context = { fn = fn, name = options.name }
     if not functions.touches(L, fn, fn.def) then return fn.def end
     for _ = 1, ROUNDS_MAX do
-        L.changed, L.refusal = false, nil
-        local new = round(L, fn, options.inputs or {})
+        L.changed, L.refusal, L.zero, L.result_mark = false, nil, nil, nil
+        local fine, new = pcall(round, L, fn, options.inputs or {})
+        -- What is refused while something new was learnt may be accepted once that is known.
+        if not fine and not (type(new) == "table" and new.refusal and L.changed) then error(new, 0) end
         if not L.changed then
             if L.refusal then refuse(L, unpack(L.refusal)) end
             return new

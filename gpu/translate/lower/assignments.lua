@@ -58,10 +58,15 @@ end
 -- Declares a local; `value` may be nil.
 local function bind(L, at, var, value)
     if value and value.t ~= "scalar" and not var.assigned then return bind_table(L, at, L.scope, var, value) end
+    if scopes.is_function(value) then
+        L.scope.vars[var] = value
+        return scopes.note_known(L, L.scope, var, false)
+    end
     local class = variable_class(L, var)
     local is_nil = not value or value.t == "scalar" and value.node.tag == "Nil"
     local flag = var.assigned and optional.flag_of(L, at, var, value) or nil
     local may_be_nil = var.assigned and is_nil or flag ~= nil
+    if var.assigned and is_nil then scopes.note_known(L, L.scope, var, true) end
     if value and value.t ~= "scalar" and not class then
         if value.t == "function" or value.t == "static" and type(value.static.value) ~= "table" then
             refuse(L, at, "'%s' is assigned to; a name has one function or array on a device", var.name)
@@ -95,6 +100,8 @@ local function bind(L, at, var, value)
     elseif is_symbol then
         node = node.node
     end
+    new.is_boolean = L.booleans[var] or node ~= nil and is_boolean(node)
+    new.is_plain = not var.assigned and node ~= nil and nodes.is_plain(node)
     if flag then
         L.scope.vars[var] = { t = "variable", var = new, of = var, flag = flag, may_be_nil = true, symbol = is_symbol }
         emit(L, node_at(L, at, "Local", { vars = { new },
@@ -102,7 +109,7 @@ local function bind(L, at, var, value)
         return
     end
     if not var.assigned then
-        if node and (node.tag == "Nil" or value.text) then
+        if node and (node.tag == "Nil" or node.tag == "String" or node.tag == "True" or node.tag == "False" or value.text) then
             L.scope.vars[var] = value
             return
         end
@@ -267,8 +274,14 @@ end
 -- Assigns a value to a target whose table and index were evaluated.
 local function store(L, at, target, value)
     if target.is_unknown then return end
+    if target.variable and scopes.is_function(value) and scopes.rebind(L, target.var, value) then return end
     if target.variable then
         local known = target.variable
+        if scopes.is_function(known) then
+            refuse(L, at, "'%s' is a function, and is assigned to where that may not be run, or something else than a function; on a device "
+                .. "a name has one function, call each by its own name", target.var.name)
+        end
+        scopes.forget_known(L, target.var)
         local is_nil = value.t == "scalar" and value.node.tag == "Nil"
         optional.note_nilable(L, known.of, value)
         if value.origin and not L.takes_nil[known.of] then
@@ -364,11 +377,11 @@ function statement.Assign(L, node)
     for i, target in ipairs(node.targets) do
         if target.tag == "Name" then
             local known = target.var and lookup(L, target.var)
-            if not known or known.t ~= "variable" and known.t ~= "object" then
+            if not known or known.t ~= "variable" and known.t ~= "object" and not (scopes.is_function(known) and target.var.assigned) then
                 refuse(L, target, "assignment to '%s', which is not a local of this function; GPU functions share no state, return the value",
                     target.name)
             end
-            targets[i] = { variable = known }
+            targets[i] = { variable = known, var = target.var }
         else
             local base = expr(L, target.object)
             if base.t == "object" then

@@ -3,6 +3,7 @@
 local builtins = require "tidepool.translate.builtins"
 local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
+local facts = require "tidepool.translate.lower.facts"
 local functions = require "tidepool.translate.lower.functions"
 local inlining = require "tidepool.translate.lower.inlining"
 local library = require "tidepool.translate.lower.library"
@@ -258,12 +259,15 @@ function call_values(L, node)
     local fn = callee.static and callee.static.value
     local as_number = callee.t == "static" and fn == tonumber and library.tonumber(L, node, values)
     if as_number then return as_number end
+    local type_name = callee.t == "static" and fn == type and facts.type_of_value(L, values[1])
+    if type_name then return { scalar(node_at(L, node, "String", { value = type_name })) } end
     if fn == select then return library.select(L, node, values) end
     if callee.t == "static" and library.functions[fn] then return library.functions[fn](L, node, hold_values(L, node, values)) end
     local has_tables = callee.t == "function"
     for i, value in ipairs(values) do
         if (value.flag or value.origin) and is_wanted(L, node, callee, value, i) then has_tables = true end
         has_tables = has_tables or value.t == "object" or value.t == "element" or value.t == "function" or value.t == "choice"
+            or value.t == "scalar" and (value.node.tag == "String" or value.node.tag == "True" or value.node.tag == "False")
             or value.t == "static" and type(value.static.value) == "table" and not L.infer.array_type(value.static.value)
     end
     if callee.t == "static" then
@@ -279,7 +283,7 @@ function call_values(L, node)
         local about = L.function_of(fn, callee.static.path, node)
         local lends = optional.lends(L, about, about.def)
         if not has_tables and not touches(L, about, about.def) and not optional.misses(L, about, about.def)
-            and not (lends and L.optional[about.def]) then
+            and not functions.asks_type(L, about, about.def) and not (lends and L.optional[about.def]) then
             local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values),
                 caller_place = node.is_tail and place_of_caller(L.context) or nil, is_tail = node.is_tail })
             local results = values_of_call(L, node, made, results_of(about.def))

@@ -1,11 +1,12 @@
 -- classes.lua: classes of tables: all tables that one variable, field or element may hold must be
 -- laid out alike, and so have one class, which says what they need.
 --
--- A class: is_table; is_symbol: it is a text (symbols.lua); fields by key, with those of a list's
--- elements at "*"; order of the keys; meta: the metatable, a Static. Of a list: has_list; from, to:
--- the indexes that are written; counted: elements that are written at indexes that nobody knows;
--- appended: elements that are added at its end; count: elements of its constructor; grows: not
--- always as many; has_hole: an element of its constructor is nil.
+-- A class: is_table; fields by key, with those of a list's elements at "*"; order of the keys; meta:
+-- the metatable, a Static. Of what is no table: is_symbol: it is a text (symbols.lua); is_boolean,
+-- has_number, has_others: it was given booleans, plain numbers, something of which that is not known.
+-- Of a list: has_list; from, to: the indexes that are written; counted: elements that are written at
+-- indexes that nobody knows; appended: elements that are added at its end; count: elements of its
+-- constructor; grows: not always as many; has_hole: an element of its constructor is nil.
 
 local classes = {}
 
@@ -67,7 +68,8 @@ function unify(L, a, b)
     note_change(L)
     if b.has_list then make_list(L, a) elseif a.has_list then make_list(L, b) end
     b.same = a
-    a.is_table = a.is_table or b.is_table
+    a.is_table, a.is_boolean = a.is_table or b.is_table, a.is_boolean or b.is_boolean
+    a.has_number, a.has_others = a.has_number or b.has_number, a.has_others or b.has_others
     a.is_symbol = a.is_symbol or b.is_symbol
     a.meta = a.meta or b.meta
     a.grows = a.grows or b.grows
@@ -100,6 +102,20 @@ function classes.make_table(L, class, key)
         note_change(L)
     end
     if key.tag == "String" or key.tag == "Number" then field_class(L, class, key.value) else make_list(L, class) end
+end
+
+-- Notes what the place of a class was given: `what` is one of the fields that say so.
+function classes.note_scalar(L, class, what)
+    class = find(class)
+    if class[what] then return end
+    class[what] = true
+    note_change(L)
+end
+
+--- Was the place of a class given plain numbers only, as far as is known now?
+function classes.is_plain(class)
+    class = find(class)
+    return class.has_number == true and not class.has_others and not class.is_boolean and not class.is_table
 end
 
 -- The variable is a table's, since it is indexed.

@@ -102,6 +102,8 @@ function copy(L, at, to, value)
             if value.node.tag == "Nil" then return end
             refuse(L, at, "'%s' is a table in one place and a number in another", storage.name)
         end
+        classes.note_scalar(L, storage.class, nodes.is_boolean(value.node) and "is_boolean" or nodes.is_plain(value.node) and "has_number"
+            or "has_others")
         write_var(L, at, storage.var, to.at, symbols.stored(L, at, find(storage.class), "is_symbol", value.node, storage.name))
     else
         refuse(L, at, "a function in a table; on a device call it by its name")

@@ -230,6 +230,10 @@ function logical(L, node, is_condition)
     end
     -- The left side of `and` is a value only where it is false.
     local left = expr_scalar(L, node.left, op == "and" and "a condition" or what)
+    if left.tag == "True" or left.tag == "False" then -- as it turns out now
+        if (left.tag == "True") == (op == "or") then return scalar(left) end
+        return is_condition and scalar(expr_scalar(L, node.right, what)) or expr(L, node.right)
+    end
     local right, lines = aside(L, function()
         return optional.keeping(L, function() return expr_scalar(L, node.right, what) end, left, op == "and")
     end)

@@ -8,8 +8,8 @@ local statics = require "tidepool.translate.lower.statics"
 
 local facts = {}
 
-local is_number, scalar = nodes.is_number, nodes.scalar
-local object = places.object
+local is_boolean, is_plain, scalar = nodes.is_boolean, nodes.is_plain, nodes.scalar
+local value_of = places.value_of
 local of_static, static_field = statics.of_static, statics.static_field
 local name_value = scopes.name_value
 
@@ -26,32 +26,44 @@ local function peek(L, node)
             node.key.value)) end
         if base and base.t == "object" then
             local field = base.storage.fields[node.key.value]
-            if field and field.fields then return object(field, base.at) end
+            if field and (field.fields or not base.at) then return value_of(L, node, field, base.at) end
         end
     end
 end
 facts.peek = peek
 
--- The type() of what an expression stands for, where it is known.
-local function type_of(L, node)
-    local value = peek(L, node)
+--- The type() of a value, where it is known.
+function facts.type_of_value(L, value)
     if not value or value.flag or value.origin then return end
     if value.t == "object" or value.t == "element" then return "table" end
     if value.t == "choice" then return end
-    if value.t == "function" then return "function" end
+    if value.t == "function" or value.t == "lifted" then return "function" end
     if value.t == "static" then return type(value.static.value) end
     if value.node.tag == "Nil" then return "nil" end
+    if value.node.tag == "String" then return "string" end
     if value.node.tag == "Fixed" then
         L.program.baked[value.node.static.key] = value.node.static
         return type(value.node.static.value)
     end
-    if value.node.tag == "String" or value.node.tag == "Symbol" and not value.may_be_nil then return "string" end
-    if is_number(value.node) then return "number" end
+    if value.node.tag == "Symbol" and not value.may_be_nil then return "string" end
+    if is_plain(value.node) then return "number" end
+    if is_boolean(value.node) then return "boolean" end
+end
+
+-- The type() of what an expression stands for, where it is known.
+local function type_of(L, node)
+    if node.tag == "Name" and node.var and scopes.is_surely_nil(L, node.var) then return "nil" end
+    return facts.type_of_value(L, peek(L, node))
 end
 
 -- The string that an expression is known to be.
 local function string_of(L, node)
     if node.tag == "String" then return node.value end
+    if node.tag == "Paren" then return string_of(L, node.expr) end
+    if node.tag == "Call" and #node.args == 1 then
+        local callee = peek(L, node.callee)
+        return callee and callee.t == "static" and callee.static.value == type and type_of(L, node.args[1]) or nil
+    end
     local value = (node.tag == "Name" or node.tag == "Index") and peek(L, node)
     if value and value.t == "scalar" and value.node.tag == "String" and not value.flag and not value.several then return value.node.value end
     local static = value and value.t == "scalar" and value.node.tag == "Fixed" and value.node.static
@@ -76,14 +88,8 @@ local function truth_of(L, node)
         local left, right = node.left, node.right
         local text, other = string_of(L, left), string_of(L, right)
         if text and other then return (text == other) == (node.op == "==") end
-        if left.tag == "String" or left.tag == "Nil" then left, right = right, left end
-        if right.tag == "String" and left.tag == "Call" and #left.args == 1 then
-            local callee = peek(L, left.callee)
-            if callee and callee.t == "static" and callee.static.value == type then
-                local name = type_of(L, left.args[1])
-                if name then return (name == right.value) == (node.op == "==") end
-            end
-        elseif right.tag == "Nil" then
+        if left.tag == "Nil" then left, right = right, left end
+        if right.tag == "Nil" then
             local name = type_of(L, left)
             local value = name == "table" and peek(L, left)
             if value and (value.t == "element" or value.may_be_nil) then return end
@@ -93,11 +99,12 @@ local function truth_of(L, node)
         local name = type_of(L, node)
         local value = name == "table" and peek(L, node)
         if value and (value.t == "element" or value.may_be_nil) then return end
-        if name == "table" or name == "function" or name == "userdata" or name == "cdata" or name == "string" then return true end
+        if name and name ~= "nil" and name ~= "boolean" then return true end
         if name == "nil" then return false end
         if name == "boolean" then
-            local static = peek(L, node).node.static
-            return static and static.value
+            local known = peek(L, node).node
+            if known.tag == "True" or known.tag == "False" then return known.tag == "True" end
+            return known.static and known.static.value
         end
     end
 end

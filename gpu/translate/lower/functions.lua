@@ -23,6 +23,8 @@ local OF_TEXTS = { byte = string.byte, len = string.len, sub = string.sub, upper
 local function has_names(value)
     return type(value[1]) == "string" or type((next(value))) == "string"
 end
+-- Fields of nodes that are no parts of the text.
+local BESIDE = { var = true, vars = true, names = true, params = true, outer = true, assigns = true }
 
 -- Must the function be inlined: because it handles tables, because it asks whether there is what
 -- may be nil, or because a function in it assigns to its locals?
@@ -100,10 +102,18 @@ local function touches(L, fn, def, seen)
         local value, is_known = static_of(fn, node)
         return node.tag == "Function" or node.tag == "Name" and node.var and node.var.bound or is_known and type(value) == "function"
     end
+    -- Is a name given a function, as in `less = less or function(a, b) ... end`?
+    local function gives_function(node)
+        for _, each in ipairs(node.exprs) do
+            while each.tag == "Paren" or each.tag == "Or" do each = each.expr or each.right end
+            if each.tag == "Function" or type((static_of(fn, each))) == "function" then return true end
+        end
+        return false
+    end
     local function visit(node, within)
         local tag = node.tag
         if tag == "Table" or tag == "Forin" or tag == "Vararg" or asks(node) or is_of_text(node) then return true end
-        if tag == "Assign" and shares(node, within) then return true end
+        if tag == "Assign" and (shares(node, within) or gives_function(node)) then return true end
         if has_text(node) then return true end
         if tag == "Method" and node.object.tag ~= "String" and node.object.tag ~= "Paren" then
             local value, is_known = static_of(fn, node.object)
@@ -125,16 +135,31 @@ local function touches(L, fn, def, seen)
             if callee and optional.gives_texts(L, callee, its_def) then return true end
         end
         for key, child in pairs(node) do
-            if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "names" and key ~= "params" and key ~= "outer"
-                and key ~= "assigns" then
-                if visit(child, tag == "Def" and node or within) then return true end
-            end
+            if type(child) == "table" and not BESIDE[key] and visit(child, tag == "Def" and node or within) then return true end
         end
         return false
     end
     return visit(def.body, def)
 end
 functions.touches = touches
+
+--- Does the function ask for the type() of something, and not call itself? Where it is inlined, the
+--- answer is known, and so which of its branches there are.
+function functions.asks_type(L, fn, def)
+    local asks, calls_itself = false, false
+    local function visit(node)
+        if node.tag == "Call" then
+            local value, is_known = static_of(fn, node.callee)
+            asks = asks or is_known and value == type
+            calls_itself = calls_itself or select(2, called(L, fn, node)) == def
+        end
+        for key, child in pairs(node) do
+            if type(child) == "table" and not BESIDE[key] then visit(child) end
+        end
+    end
+    visit(def.body)
+    return asks and not calls_itself
+end
 
 -- The function of a static, and what is known about its text.
 function functions.function_of(L, at, value)

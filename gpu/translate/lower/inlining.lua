@@ -57,6 +57,10 @@ function inlining.inline(L, at, callee, values)
             emit(L, node_at(L, at, "Local", { vars = { var }, exprs = given.tag ~= "Nil" and { given } or {} }))
             bound[param] = { t = "variable", var = var, symbol = L.symbols[param], of = param, is_parameter = true, flag = flag,
                 may_be_nil = flag ~= nil or value.origin ~= nil or value.node.tag == "Nil" and L.symbols[param] }
+            if value.node.tag == "Nil" then scopes.note_known(L, scope, param, true) end
+        elseif scopes.is_function(value) then
+            bound[param] = value
+            scopes.note_known(L, scope, param, false)
         else
             refuse(L, at, "'%s' assigns to its parameter '%s', which is given a table; use another local", callee.name, param.name)
         end
@@ -67,7 +71,8 @@ function inlining.inline(L, at, callee, values)
     end
     local outer_context, outer_out = L.context, L.out
     L.context = { fn = callee.fn, def = def, name = callee.name, caller = outer_context, call = at, returns = { values = {}, given = {}, count = 0 },
-        depth = #L.loops, serial = L.serial, varargs = varargs }
+        depth = #L.loops, serial = L.serial, varargs = varargs, asides = L.asides }
+    for _, known in pairs(scope.known or {}) do known.context = L.context end
     scope.back = L.scope
     L.scope = scope
     local declared = {}

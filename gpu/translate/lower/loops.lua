@@ -62,6 +62,7 @@ local function numeric_loop(L, node, var, start, limit, step, body)
         loop.times = math.max(0, math.floor((high - low) / math.min(math.abs(by[1]), math.abs(by[2]))) + 1)
     end
     if not var.assigned then
+        new.is_plain = true
         new.range, new.is_number, new.loop = counter, true, not counter and node.line or nil
     end
     local list = in_loop(L, loop, function() body(new) end)

@@ -6,6 +6,7 @@
 -- that is not the function's own.
 
 local builtins = require "tidepool.translate.builtins"
+local classes = require "tidepool.translate.lower.classes"
 local ranges = require "tidepool.translate.lower.ranges"
 
 local nodes = {}
@@ -89,6 +90,36 @@ function is_stable(node)
 end
 nodes.is_stable = is_stable
 
+local NUMBERS = { ["+"] = true, ["-"] = true, ["*"] = true, ["/"] = true, ["%"] = true, ["^"] = true }
+
+local function is_boolean(node)
+    local tag = node.tag
+    if tag == "Paren" then return is_boolean(node.expr) end
+    if tag == "Name" then return node.var ~= nil and node.var.is_boolean == true end
+    if tag == "True" or tag == "False" or tag == "Unop" and node.op == "not" then return true end
+    if tag == "Fixed" then return type(node.static.value) == "boolean" end
+    if tag == "Binop" then return not NUMBERS[node.op] and node.op ~= ".." end
+    if tag == "And" or tag == "Or" then return is_boolean(node.left) and is_boolean(node.right) end
+    return false
+end
+nodes.is_boolean = is_boolean
+
+-- Is it surely a number, and no 64-bit integer?
+local function is_plain(node)
+    local tag = node.tag
+    if tag == "Number" then return true end
+    if tag == "Paren" or tag == "Unop" and node.op == "-" then return is_plain(node.expr) end
+    if tag == "Binop" and NUMBERS[node.op] then return is_plain(node.left) and is_plain(node.right) end
+    if tag == "Name" and node.var and node.var.class then return node.var.is_set == true and classes.is_plain(node.var.class) end
+    if tag == "Name" then return node.var ~= nil and node.var.is_plain == true end
+    if tag == "Fixed" then return type(node.static.value) == "number" end
+    local fn = tag == "Call" and node.callee.static and node.callee.static.value
+    if not fn then return false end
+    for _, each in ipairs(node.args) do if not is_plain(each) then return false end end
+    return fn ~= type and fn ~= tostring and builtins.find(fn) ~= nil
+end
+nodes.is_plain = is_plain
+
 local hold
 
 function hold(L, at, node, name)
@@ -96,6 +127,7 @@ function hold(L, at, node, name)
     if node.tag == "Symbol" then return node_at(L, at, "Symbol", { node = hold(L, at, node.node, name), is_char = node.is_char }) end
     local var = new_local(L, name or "t", at)
     var.range, var.is_rough, var.loop = range_of(L, node), is_rough(node), open_loop(node)
+    var.is_boolean, var.is_plain = is_boolean(node), is_plain(node)
     emit(L, node_at(L, at, "Local", { vars = { var }, exprs = { node } }))
     return name_of(L, at, var)
 end
@@ -138,8 +170,6 @@ end
 
 function nodes.scalar(node, class) return { t = "scalar", node = node, class = class } end
 
-local NUMBERS = { ["+"] = true, ["-"] = true, ["*"] = true, ["/"] = true, ["%"] = true, ["^"] = true }
-
 function nodes.is_number(node)
     local tag = node.tag
     if tag == "Number" or tag == "Unop" and node.op == "-" or tag == "Binop" and NUMBERS[node.op] then return true end
@@ -155,24 +185,29 @@ function nodes.is_within(L, at, key, first, last)
 end
 
 -- Runs `evaluate` with statements going into a list of their own; gives its result and the list.
+-- Whatever may run several times, or not at all, is written by this: L.asides says how many of them
+-- are open.
 function nodes.aside(L, evaluate)
     local outer = L.out
-    L.out = {}
+    L.out, L.asides = {}, L.asides + 1
     local result = evaluate()
     local list = L.out
-    L.out = outer
+    L.out, L.asides = outer, L.asides - 1
     return result, list
 end
 
-local function is_boolean(node)
-    local tag = node.tag
-    if tag == "Paren" then return is_boolean(node.expr) end
-    if tag == "True" or tag == "False" or tag == "Unop" and node.op == "not" then return true end
-    if tag == "Binop" then return not NUMBERS[node.op] and node.op ~= ".." end
-    if tag == "And" or tag == "Or" then return is_boolean(node.left) and is_boolean(node.right) end
-    return false
+--- What is written here is surely run if what is written where `mark` was taken is: no condition,
+--- loop or early return is between. `given`: how many returns the function here has had already.
+function nodes.is_surely_run(L, mark, given)
+    local context = L.context
+    while context and context ~= mark.context do
+        if context.returns and #context.returns.given > (given or 0) then return false end
+        context, given = context.caller, nil
+    end
+    return L.asides == mark.asides
 end
-nodes.is_boolean = is_boolean
+
+function nodes.mark(L) return { asides = L.asides, context = L.context } end
 
 -- Are two expressions of a text the same, without calls in them?
 local function is_same(a, b)

@@ -194,7 +194,9 @@ function expression.Unop(L, node)
     local truth = truth_of(L, node)
     if truth ~= nil then return scalar(node_at(L, node, truth and "True" or "False", {})) end
     if node.op == "not" then
-        return scalar(node_at(L, node, "Unop", { op = "not", expr = expr_scalar(L, node.expr, "a condition") }))
+        local cond = expr_scalar(L, node.expr, "a condition")
+        if cond.tag == "True" or cond.tag == "False" then return scalar(node_at(L, node, cond.tag == "True" and "False" or "True", {})) end
+        return scalar(node_at(L, node, "Unop", { op = "not", expr = cond }))
     end
     local value = expr(L, node.expr)
     if value.t == "scalar" then return scalar(node_at(L, node, "Unop", { op = node.op, expr = value.node })) end

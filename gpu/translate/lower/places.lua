@@ -21,8 +21,10 @@ local ROOM_MAX = 4096      -- elements of all lists of a function
 places.ROOM_MAX = ROOM_MAX
 local DEPTH_MAX = 16       -- tables in each other
 
-local function declare(L, at, name, size)
+local function declare(L, at, name, size, class)
     local var = new_local(L, name, at, true)
+    local is_boolean = class ~= nil and class.is_boolean
+    var.is_boolean, var.class, var.mark = is_boolean, class, L.result_mark or nodes.mark(L)
     if size then
         L.room = L.room + size
         if L.room > ROOM_MAX then
@@ -30,7 +32,8 @@ local function declare(L, at, name, size)
         end
         emit(L, node_at(L, at, "Room", { var = var, size = size }))
     else
-        emit(L, node_at(L, at, "Local", { vars = { var }, exprs = L.zero and { number(L, at, 0) } or {} }))
+        local zero = L.zero and (is_boolean and node_at(L, at, "False", {}) or number(L, at, 0))
+        emit(L, node_at(L, at, "Local", { vars = { var }, exprs = zero and { zero } or {} }))
     end
     return var
 end
@@ -43,7 +46,7 @@ local function new_storage(L, at, class, name, size, parent)
     storage.serial = L.serial
     if not parent then L.scope.storages[#L.scope.storages + 1] = storage end
     if not class.is_table then
-        storage.var = declare(L, at, name, size)
+        storage.var = declare(L, at, name, size, class)
         return storage
     end
     storage.depth = parent and parent.depth + 1 or 1
@@ -82,6 +85,7 @@ function places.write_var(L, at, var, index, value)
         emit(L, node_at(L, at, "Put", { var = var, index = index, value = value }))
     else
         emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, var) }, exprs = { value } }))
+        var.is_set = var.is_set or nodes.is_surely_run(L, var.mark, 1)
     end
 end
 

@@ -24,6 +24,55 @@ local function lookup(L, var)
 end
 scopes.lookup = lookup
 
+---------------------------------------------------------------------------------------------------
+-- Names of functions that are assigned to, as in `less = less or function(a, b) ... end`. Which
+-- function such a name stands for is known where it is assigned: by what is run whenever the place
+-- is run where the name was given its first value.
+
+--- Is it a function, whose name can be given another one?
+function scopes.is_function(value)
+    if not value then return false end
+    return value.t == "function" or value.t == "static" and type(value.static.value) == "function"
+end
+
+-- Notes that what the name stands for is known, as long as it is assigned to by such places only.
+-- `is_nil`: it has no value yet. Not in a block with labels, of which jumps may leave out a part.
+function scopes.note_known(L, scope, var, is_nil)
+    if scope.has_labels then return end
+    scope.known = scope.known or {}
+    scope.known[var] = nodes.mark(L)
+    scope.known[var].is_nil = is_nil
+end
+
+-- What is known of a name here; nil when nothing is.
+local function known_of(L, var)
+    local scope = L.scope
+    while scope and not scope.vars[var] do scope = scope.outer end
+    local known = scope and scope.known and scope.known[var]
+    if known and known.asides == L.asides then return known, scope end
+end
+
+--- Is the name surely nil here?
+function scopes.is_surely_nil(L, var)
+    local known = known_of(L, var)
+    return known ~= nil and known.is_nil
+end
+
+--- Makes the name stand for another function from here on; false where that is not known.
+function scopes.rebind(L, var, value)
+    local known, scope = known_of(L, var)
+    if not known or not nodes.is_surely_run(L, known) then return false end
+    scope.vars[var], known.is_nil = value, false
+    return true
+end
+
+--- The name is assigned something else than a function.
+function scopes.forget_known(L, var)
+    local scope = L.scope
+    while scope and not scope.vars[var] do scope = scope.outer end
+    if scope and scope.known then scope.known[var] = nil end
+end
+
 function scopes.open_scope(L, outer)
     L.scope = { vars = {}, storages = {}, outer = outer or L.scope, back = L.scope, is_open = true }
 end

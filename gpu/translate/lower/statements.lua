@@ -15,7 +15,7 @@ local walk = require "tidepool.translate.lower.walk"
 
 local find, new_class, note_change = classes.find, classes.new_class, classes.note_change
 local aside, emit, hold_value, if_statement, name_of = nodes.aside, nodes.emit, nodes.hold_value, nodes.if_statement, nodes.name_of
-local new_local, node_at, refuse = nodes.new_local, nodes.node_at, nodes.refuse
+local is_boolean, new_local, node_at, refuse = nodes.is_boolean, nodes.new_local, nodes.node_at, nodes.refuse
 local new_storage, note_copy, object = places.new_storage, places.note_copy, places.object
 local copy = elements.copy
 local truth_of = facts.truth_of
@@ -36,18 +36,15 @@ function statement.Do(L, node, is_tail)
     emit(L, node_at(L, node, "Do", { body = body }))
 end
 
+-- Gives true where what is written surely ends the block.
 local function clauses(L, node, first, is_tail)
     local clause = node.clauses[first]
-    if not clause then
-        if node.orelse then scoped(L, node.orelse, is_tail) end
-        return
-    end
+    if not clause then return node.orelse and scoped(L, node.orelse, is_tail) end
     local truth = truth_of(L, clause.cond)
+    local cond = truth == nil and expr_scalar(L, clause.cond, "a condition")
+    if cond and (cond.tag == "True" or cond.tag == "False") then truth = cond.tag == "True" end
     if truth == false then return clauses(L, node, first + 1, is_tail) end
     if truth then return scoped(L, clause.body, is_tail) end
-    local cond = expr_scalar(L, clause.cond, "a condition")
-    if cond.tag == "False" then return clauses(L, node, first + 1, is_tail) end
-    if cond.tag == "True" then return scoped(L, clause.body, is_tail) end
     local _, body = aside(L, function()
         optional.keeping(L, function() scoped(L, clause.body, false) end, cond, true)
     end)
@@ -59,9 +56,10 @@ local function clauses(L, node, first, is_tail)
     if not optional.falls(body) then optional.learn(L, cond, false) end
 end
 
-statement["If"] = function(L, node, is_tail) clauses(L, node, 1, is_tail) end
+statement["If"] = function(L, node, is_tail) return clauses(L, node, 1, is_tail) end
 
 function statement.Region(L, node)
+    L.scope.has_labels = true
     local _, body = aside(L, function() block(L, node.body) end)
     emit(L, node_at(L, node, "Region", { name = node.name, body = body }))
 end
@@ -87,7 +85,7 @@ local function new_result(L, node, i, value)
             known = { t = "result", text = text.value }
         elseif value.t == "scalar" and not L.results[key][i] then
             local var = new_local(L, "result of " .. (context.name or "a function"), node, true)
-            var.is_guarded = missing
+            var.is_guarded, var.is_boolean = missing, is_boolean(value.node)
             emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
             known = { t = "result", var = var, symbol = marks[i] }
         elseif value.t == "function" then
@@ -98,8 +96,9 @@ local function new_result(L, node, i, value)
             local loops, zero = L.loops, L.zero
             L.loops, L.zero = {}, missing
             for k = 1, context.depth do L.loops[k] = loops[k] end
+            L.result_mark = { asides = not missing and context.asides, context = context.caller }
             known = object(new_storage(L, node, L.results[key][i], context.name or "result"))
-            L.loops, L.zero = loops, zero
+            L.loops, L.zero, L.result_mark = loops, zero, nil
         end
         if missing then
             local flag = new_local(L, "has a result", node, true)

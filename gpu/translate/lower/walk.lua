@@ -37,24 +37,26 @@ local function surely_returns(L, node)
     return last ~= nil and last.tag == "Return"
 end
 
+-- Gives true where what is written surely ends the block: nothing behind it is run.
 local function statements(L, list, is_tail)
     for i, node in ipairs(list) do
         local ends = node.tag == "Return" or node.tag == "Break" or node.tag == "Goto" or surely_returns(L, node)
-        statement[node.tag](L, node, is_tail and (i == #list or ends))
-        if ends then break end
+        local has_ended = statement[node.tag](L, node, is_tail and (i == #list or ends))
+        if ends or has_ended then return true end
     end
 end
 
 local function block(L, list, is_tail)
-    optional.keeping(L, function() statements(L, list, is_tail) end)
+    return optional.keeping(L, function() return statements(L, list, is_tail) end)
 end
 walk.block = block
 
 -- A block with a scope of its own.
 function walk.scoped(L, list, is_tail)
     open_scope(L)
-    block(L, list, is_tail)
+    local has_ended = block(L, list, is_tail)
     close_scope(L)
+    return has_ended
 end
 
 return walk
