@@ -123,6 +123,33 @@ describe("a function that is passed or not", function()
   end)
 end)
 
+describe("a length or a size that is known", function()
+  local function best_run(list)
+    local n = #list
+    if n < 1 then return 0 end
+    local best, run = list[1], list[1]
+    for i = 2, n do
+      run = run < 0 and list[i] or run + list[i]
+      if run > best then best = run end
+    end
+    return best, n
+  end
+  local function diagonal(rows, columns, x)
+    local least, list = rows < columns and rows or columns, {}
+    for i = 1, least do list[i] = x * i end
+    return list[least]
+  end
+  same("decides, and bounds loops",
+    function(x, y) return best_run { x, -1, y, 2 } end,
+    function(x, y) return diagonal(4, 3, x), diagonal(2, 5, y) end)
+  it("is asked for where a global is assigned to", function()
+    local why = refusal(function(x, y) total = x + y return total end) -- luacheck: ignore
+    assert.matches("declare it where it is only needed here: local total", why)
+    why = refusal(function(x, y) local t = { x } total = t[1] + y return total end) -- luacheck: ignore
+    assert.matches("declare it where it is only needed here: local total", why)
+  end)
+end)
+
 describe("a check of types", function()
   local Vec = {}
   Vec.__index = Vec
@@ -161,6 +188,7 @@ describe("a check of types", function()
       local v, kinds = vec(x, y), 0
       if is_vec(v) then kinds = 1 else return v end
       if not is_vec(x) then kinds = kinds + 2 else return x.x end
+      for _ = 1, 2 do if type(kinds) == "number" then kinds = kinds + 1 else return {} end end
       return kinds, type(kinds > 1) == "boolean" and x or 3
     end)
 end)

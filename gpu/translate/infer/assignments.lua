@@ -86,7 +86,7 @@ function statement.Assign(inst, node, flow)
             end
         elseif not var or not inst.vars[var] or not is_within(var.def, inst.def) then
             refuse(inst, target, "assignment to '%s', which is not a local of this function; GPU functions share no state, "
-                .. "return the value", target.name)
+                .. "return the value%s", target.name, var and "" or ", or declare it where it is only needed here: local " .. target.name)
         end
     end
     for _, value in ipairs(node.exprs) do

@@ -55,6 +55,12 @@ local function widen_range(L, var, node)
     end
 end
 
+-- Notes what a local that is assigned to is given.
+local function note_kind(L, var, node)
+    local kinds = L.kinds[var]
+    if kinds then classes.note_scalar(L, kinds, nodes.is_plain(node) and "has_number" or "has_others") end
+end
+
 -- Declares a local; `value` may be nil.
 local function bind(L, at, var, value)
     if value and value.t ~= "scalar" and not var.assigned then return bind_table(L, at, L.scope, var, value) end
@@ -101,7 +107,13 @@ local function bind(L, at, var, value)
         node = node.node
     end
     new.is_boolean = L.booleans[var] or node ~= nil and is_boolean(node)
-    new.is_plain = not var.assigned and node ~= nil and nodes.is_plain(node)
+    if var.assigned then
+        L.kinds[var] = L.kinds[var] or classes.new_class()
+        new.class, new.is_set = L.kinds[var], not is_nil and not flag
+        if not is_nil then note_kind(L, var, node) end
+    else
+        new.is_plain = node ~= nil and nodes.is_plain(node)
+    end
     if flag then
         L.scope.vars[var] = { t = "variable", var = new, of = var, flag = flag, may_be_nil = true, symbol = is_symbol }
         emit(L, node_at(L, at, "Local", { vars = { new },
@@ -109,7 +121,8 @@ local function bind(L, at, var, value)
         return
     end
     if not var.assigned then
-        if node and (node.tag == "Nil" or node.tag == "String" or node.tag == "True" or node.tag == "False" or value.text) then
+        if node and (node.tag == "Nil" or node.tag == "String" or node.tag == "True" or node.tag == "False" or node.tag == "Number"
+            or value.text) then
             L.scope.vars[var] = value
             return
         end
@@ -312,6 +325,7 @@ local function store(L, at, target, value)
                 return
             end
             local node = symbols.stored(L, at, L.symbols, known.of, value.node, known.of.name)
+            note_kind(L, known.of, node)
             if node.tag ~= "Nil" then widen_range(L, known.of, node) end
             emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, known.var) }, exprs = { node } }))
             return note_flag()
@@ -378,8 +392,9 @@ function statement.Assign(L, node)
         if target.tag == "Name" then
             local known = target.var and lookup(L, target.var)
             if not known or known.t ~= "variable" and known.t ~= "object" and not (scopes.is_function(known) and target.var.assigned) then
-                refuse(L, target, "assignment to '%s', which is not a local of this function; GPU functions share no state, return the value",
-                    target.name)
+                local advice = not target.var and "return the value, or declare it where it is only needed here: local " .. target.name
+                    or "return the value"
+                refuse(L, target, "assignment to '%s', which is not a local of this function; GPU functions share no state, %s", target.name, advice)
             end
             targets[i] = { variable = known, var = target.var }
         else

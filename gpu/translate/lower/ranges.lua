@@ -63,6 +63,9 @@ function range_of(L, node)
         return { value, value, value == math.floor(value) }
     end
     if tag == "Call" then return range_of_call(L, node) end
+    if tag == "Or" and node.left.tag == "And" then -- c and a or b, where a is a number
+        return ranges.joined(range_of(L, node.left.right), range_of(L, node.right))
+    end
     if tag == "Unop" and node.op == "#" and node.expr.tag == "Fixed" and type(node.expr.static.value) == "table" then
         local static = node.expr.static
         local count = #static.value
