@@ -219,6 +219,15 @@ void tp_job_release_inputs(tp_job *job, tp_block *b, uint32_t n)
     }
 }
 
+void tp_job_count_kept(tp_job *job, uint32_t n)
+{
+    if (!job->recorder || job->is_cancelled)
+        return;
+    job->kept += n;
+    if (!job->parent)
+        atomic_fetch_add_explicit(&job->engine->kept, n, memory_order_relaxed);
+}
+
 void tp_job_skip(tp_job *job, tp_block *b, uint32_t n)
 {
     job->finished += n;
@@ -328,6 +337,11 @@ void tp_engine_counts(tp_engine *e, uint64_t *delivered, uint64_t *total)
 {
     *delivered = atomic_load_explicit(&e->delivered, memory_order_relaxed);
     *total = atomic_load_explicit(&e->total, memory_order_relaxed);
+}
+
+uint64_t tp_engine_kept(tp_engine *e)
+{
+    return atomic_load_explicit(&e->kept, memory_order_relaxed);
 }
 
 bool tp_engine_has_recorded(tp_engine *e)

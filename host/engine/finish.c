@@ -139,6 +139,7 @@ static bool take_result(tp_job *job, const tp_slice *s, tp_block *b)
             is_news |= tp_job_count_failure(job, b);
         } else {
             f->done += b->n;
+            tp_job_count_kept(job, b->n);
         }
         tp_job_release_inputs(job, s->work.block, b->n);
     }

@@ -237,6 +237,8 @@ void tp_job_close(tp_job *job)
     for (tp_job *j = job->parent; j; j = j->parent)
         j->inside--;
     tp_inside_close(job);
+    if (!job->parent)
+        atomic_fetch_sub_explicit(&e->kept, job->kept, memory_order_relaxed);
     uv_mutex_unlock(&e->lock);
     if (!job->parent) {
         if (job->total > 0)
@@ -608,6 +610,8 @@ static void take_known(tp_job *job, tp_block *inputs, tp_block *b)
     job->finished += b->n;
     if (b->kind == TP_BLOCK_FAILURE)
         tp_job_count_failure(job, b);
+    else
+        tp_job_count_kept(job, b->n);
     tp_job_release_inputs(job, inputs, b->n);
     tp_job_add_result(job, b);
 }

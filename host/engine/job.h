@@ -292,6 +292,10 @@ bool tp_engine_is_stopped(tp_engine *engine);
  * ones). */
 void tp_engine_counts(tp_engine *engine, uint64_t *delivered, uint64_t *total);
 
+/* Any thread, also a signal handler: how many results of the maps that are running now are kept, by
+ * a journal or a cache, for the next run. */
+uint64_t tp_engine_kept(tp_engine *engine);
+
 /* Any thread, and signal handlers: are there such jobs, and are the results of all of them
  * recorded? When there are none now: were results of earlier ones? */
 bool tp_engine_records(tp_engine *engine);

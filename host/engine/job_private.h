@@ -51,6 +51,7 @@ struct tp_job {
     uint64_t read_ahead;
 
     /* ---- guarded by engine->lock ---- */
+    uint64_t kept; /* results that its recorder was given, or had; 0 without a recorder */
     tp_job *next, *prev;             /* in engine->jobs */
     tp_job *next_ready, *prev_ready; /* in func->ready */
     bool is_ready;
@@ -130,7 +131,7 @@ struct tp_engine {
     bool is_stopped;
     _Atomic bool owner_waits; /* relaxed; see tp_engine_set_waiting */
     tp_permits permits; /* set before the first job; NULLs: no other process has permits */
-    _Atomic uint64_t delivered, total; /* relaxed; sums over jobs without a parent */
+    _Atomic uint64_t delivered, total, kept; /* relaxed; sums over jobs without a parent */
     /* relaxed; how many jobs without a parent have a recorder, and how many have none */
     _Atomic uint32_t recorded, unrecorded;
     _Atomic bool has_recorded; /* relaxed; results were recorded, or found where they were */
@@ -187,6 +188,9 @@ void tp_job_release_inputs(tp_job *job, tp_block *b, uint32_t n);
  * index. */
 void tp_job_skip(tp_job *job, tp_block *b, uint32_t n);
 void tp_job_skip_queued(tp_job *job, uint64_t above);
+
+/* Locked. Counts results that the next run finds, for tp_engine_kept. */
+void tp_job_count_kept(tp_job *job, uint32_t n);
 
 /* Asks running slices that have items beyond `above` to return after their current item. */
 void tp_job_stop_slices(tp_job *job, uint64_t above);

@@ -43,7 +43,7 @@ typedef struct tp_process {
     volatile sig_atomic_t session;
     /* how many steps of stopping the session's line Ctrl-C has caused, see `press` in signals.c */
     volatile sig_atomic_t interrupts;
-    uint64_t delivered, total; /* counts of the maps when the signal came */
+    uint64_t delivered, total, kept; /* counts of the maps when the signal came */
     bool has_terminal; /* the REPL uses a terminal, whose state `terminal` is to be restored */
     struct termios terminal;
     /* of a worker process, see tp_signals_note_death; called on the serving thread */

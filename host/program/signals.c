@@ -41,10 +41,14 @@ void tp_signals_be_patient(unsigned ms)
 }
 
 /* Builds "tidepool: interrupted (12 of 100 results delivered)", and how to go on. The part in
- * brackets only if there was a map just then. */
+ * brackets only if there was a map just then. Where a slow input holds back results that came
+ * later, which are kept: "(12 of 100 results delivered, 80 kept)". */
 static void put_interrupted(tp_last_line *l)
 {
     const bool has_map = tp_process.delivered || tp_process.total;
+    const uint64_t done = tp_process.has_journal && tp_process.kept > tp_process.delivered
+                              ? tp_process.kept
+                              : tp_process.delivered;
     tp_last_line_put_text(l, tp_term_eraser());
     tp_last_line_put_text(l, "tidepool: interrupted");
     if (!has_map && !(tp_process.has_journal && tp_process.has_recorded))
@@ -56,15 +60,21 @@ static void put_interrupted(tp_last_line *l)
             tp_last_line_put_text(l, " of ");
             tp_last_line_put_number(l, tp_process.total);
         }
-        tp_last_line_put_text(l, " results delivered)");
+        tp_last_line_put_text(l, " results delivered");
+        if (done > tp_process.delivered) {
+            tp_last_line_put_text(l, ", ");
+            tp_last_line_put_number(l, done);
+            tp_last_line_put_text(l, " kept");
+        }
+        tp_last_line_put_text(l, ")");
     }
     if (!tp_process.has_journal) {
         tp_last_line_put_text(l, "; --journal FILE keeps them for the next run");
-    } else if (tp_process.total <= tp_process.delivered) {
+    } else if (tp_process.total <= done) {
         tp_last_line_put_text(l, "; run the same command again to go on");
     } else {
         tp_last_line_put_text(l, "; run the same command again to finish the other ");
-        tp_last_line_put_number(l, tp_process.total - tp_process.delivered);
+        tp_last_line_put_number(l, tp_process.total - done);
     }
 }
 
@@ -149,6 +159,7 @@ static void begin_to_end(int sig)
     tp_process.signal = sig;
     if (tp_process.host) {
         tp_host_counts(tp_process.host, &tp_process.delivered, &tp_process.total);
+        tp_process.kept = tp_engine_kept(tp_process.host->engine);
         tp_signals_note_records();
     }
     interrupt_lua(raise_interrupted);

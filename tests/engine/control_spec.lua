@@ -573,6 +573,30 @@ describe("The host program", function()
     contains(support.run_script(cached, { workers = 2 }).stderr, command)
   end)
 
+  it("says after Ctrl-C how many results are kept that a slow input holds back", function()
+    local done = support.run_script([[
+      local tidepool = require "tidepool"
+      local ffi = require "ffi"
+      ffi.cdef "int raise(int);"
+      local f = tidepool.App("t"):func(function(x)
+        if x == 2 then
+          local ffi = require "ffi"
+          ffi.cdef "int usleep(unsigned)"
+          for _ = 1, 40000 do ffi.C.usleep(5000) end
+        end
+        return x
+      end)
+      local results = f:map(tidepool.range(30), { journal = "DIR/run.db" })
+      tidepool.async(function()
+        repeat tidepool.sleep(0.05) until results:progress().done == 29
+        ffi.C.raise(2)
+      end)
+      for _ in results do end
+    ]], { seconds = 240, workers = 2 })
+    assert.same({ 2, "tidepool: interrupted (1 of 30 results delivered, 29 kept); run the same command again to finish the other 1\n" },
+      { done.signal, done.stderr })
+  end)
+
   it("says how to go on after Ctrl-C between maps, too, where something was kept", function()
     local script = [[
       local tidepool = require "tidepool"
