@@ -83,16 +83,21 @@ describe("a function that is passed or not", function()
       return first, call(y)
     end,
     function(x, y)
-      local f, s = square, 0
+      local f = square
       local function change() f = math.abs end
-      s = f(x)
+      local s = f(x)
       change()
-      for _ = 1, 2 do local g = f g = square s = s + g(y) end
+      for _ = 1, 2 do
+        local g = f
+        s = s + g(y)
+        g = square
+        s = s + g(y)
+      end
       return s + f(y)
     end)
   it("is refused where it may be one or another", function()
     local function in_branch(x) local f = square if x > 5 then f = math.abs end return f(x) end
-    local function in_loop(x) local f = square for _ = 1, 3 do x = f(x) f = math.abs end return x end
+    local function in_loop(x) local f = square for _ = 1, 3 do x = f(x) f = math.abs end return x end -- luacheck: ignore 311
     local function skipped(x)
       local f = square
       if x > 5 then goto done end
@@ -109,7 +114,7 @@ describe("a function that is passed or not", function()
     local function in_turn(x)
       local s = 0
       for i = 1, 4 do
-        local f = square
+        local f = square -- luacheck: ignore 311
         if i > x then goto continue end
         f = math.abs
         s = s + f(x)
@@ -185,7 +190,7 @@ describe("a check of types", function()
       return v
     end,
     function(x, y)
-      local v, kinds = vec(x, y), 0
+      local v, kinds = vec(x, y), 0 -- luacheck: ignore 311
       if is_vec(v) then kinds = 1 else return v end
       if not is_vec(x) then kinds = kinds + 2 else return x.x end
       for _ = 1, 2 do if type(kinds) == "number" then kinds = kinds + 1 else return {} end end
