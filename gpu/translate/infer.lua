@@ -117,6 +117,7 @@ local function analyse(value, options, is_simd, modes)
     -- again, with lanes in all functions.
     if options.lanes > 1 and program.is_scalar_draw and not is_simd then return infer.program(value, options, true) end
     if options.combine then program.combiner = combiner(program, top, options.combine, options.lanes) end
+    recursion.judge(program, top)
     return program
 end
 

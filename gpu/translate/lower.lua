@@ -40,6 +40,7 @@ local function round(L, fn, kinds)
     local def = fn.def
     local new = { tag = "Def", line = def.line, last_line = def.last_line, first = def.first, last = def.last, params = {}, is_method = def.is_method,
                   outer = def.outer, names = {} }
+    L.root, L.lifted, L.lift, L.zero = new, {}, nil, false
     L.def, L.out, L.scope, L.loops, L.room, L.inlined, L.labels, L.serial, L.bodies = new, {}, nil, {}, 0, 0, 0, 0, 0
     L.asides = 0
     L.context, L.present = { fn = fn, def = def, name = L.name, serial = 0 }, {}
@@ -73,7 +74,9 @@ local function round(L, fn, kinds)
         end
     end
     walk.block(L, def.body, true)
-    new.body = L.out
+    new.body = new.prologue or {}
+    new.prologue = nil
+    for _, line in ipairs(L.out) do table.insert(new.body, line) end
     return new
 end
 
@@ -94,6 +97,8 @@ function lower.def(program, fn, options, infer, find_function)
         -- of texts that are numbers (symbols.lua), functions that are chosen (choices.lua),
         -- arguments (defaults.lua) and select
         ids = {}, symbols = {}, result_symbols = {}, dispatchers = {}, defaults = {}, defaulted = {}, selected = {},
+        -- of functions that call themselves (lifting.lua)
+        lifts = {}, recursive = {},
     }
     L.context = { fn = fn, name = options.name }
     if not functions.touches(L, fn, fn.def) then return fn.def end

@@ -21,11 +21,19 @@ local refuse = functions.refuse
 -- have then.
 local KNOWN_DEEP, KNOWN_MANY = 100, 250
 
+-- Ways through the calls of a program that a compiler may have to go: 2^24 take PoCL some 3 s; and
+-- up to how many there are vectors.
+local WAYS_MAX, WAYS_OF_VECTORS = 2 ^ 25, 256
+
+-- Elements of lists that functions have that are in each other: in vectors of 8 doubles a MiB of a
+-- thread's stack.
+local ROOMS_MAX = 16384
+
 ---------------------------------------------------------------------------------------------------
 -- Modes, by the function's text: program.modes is kept from one analysis to the next.
 
 --- What names a function's text.
-function recursion.text(fn, def) return ("%s %d"):format(fn.source.file, def.first) end
+function recursion.text(fn, def) return ("%s %d"):format((def.source or fn.source).file, def.first) end
 
 --- The mode of a function: { kind, group }; nil of one that does not call itself, as far as is
 --- known.
@@ -54,9 +62,13 @@ local function each_node(tree, visit)
     end
 end
 
--- Is the statement `return f(...)` in the function f, with as many arguments as f has parameters?
-local function is_jump(fn, def, node)
+-- Is the statement `return f(...)` in the function f, with as many arguments as f has parameters,
+-- and the tables that f was given? `vars`: f's formals, where it is in a copy of f.
+local function is_jump(fn, def, node, vars)
     local call = node.tag == "Return" and #node.exprs == 1 and node.exprs[1]
+    for i, name in ipairs(call and call.refs or {}) do
+        if name.var ~= (vars or def.vars)[i] then return false end
+    end
     return call and calls_itself(fn, def, call) and #call.args == #def.params
 end
 
@@ -105,7 +117,7 @@ local function looped(fn, def)
     local made, label = copy_of(def), ("again %d"):format(def.first)
     local function visit(list)
         for i, node in ipairs(list) do
-            if is_jump(fn, def, node) then
+            if is_jump(fn, def, node, made.vars) then
                 local targets, exprs, args = {}, {}, node.exprs[1].args
                 for k, param in ipairs(made.params) do
                     if not same_name(args[k], param) then
@@ -210,6 +222,59 @@ end
 function recursion.level(program, caller, mode)
     if not mode or mode.kind ~= "levels" then return 0 end
     return program.modes[caller.text or ""] == mode and caller.recursion_level + 1 or 0
+end
+
+--- Looks at how often functions that call themselves are called, once a program is analysed.
+--- Compilers of devices go into each call of each function that is called: PoCL does so to see what
+--- vectors there are (lib/llvmopencl of its sources), and copies functions with larger ones than
+--- the processor has. So a function that calls itself in two places, 30 levels deep, would be
+--- compiled for hours; and beyond some ways the program has no vectors, which are not faster there.
+--- Neither are they where levels share a table.
+---@param top table of infer.lua: the function that is mapped
+function recursion.judge(program, top)
+    if not next(program.modes) then return end
+    local ways, rooms, shares = {}, {}, false
+    local function ways_of(inst)
+        if ways[inst] then return ways[inst] end
+        local count, own, below = 1, 0, 0
+        for _, made in pairs(inst.calls) do
+            if made.callee then
+                count = count + ways_of(made.callee)
+                below = math.max(below, rooms[made.callee])
+            end
+        end
+        for _, known in pairs(inst.vars) do own = own + (not known.is_ref and known.room or 0) end
+        ways[inst], rooms[inst] = count, own + below
+        shares = shares or inst.has_refs and inst.recursion_level > 0
+        return count
+    end
+    local all, most = ways_of(program.root), nil
+    if all > WAYS_MAX then
+        local calls = 0
+        for inst in pairs(ways) do
+            local here = 0
+            for _, made in pairs(inst.calls) do
+                if made.callee and program.modes[made.callee.text] then here = here + 1 end
+            end
+            if program.modes[inst.text] and here > calls then calls, most = here, inst end
+        end
+        refuse(top, most.def, "'%s' calls itself in %d places, so there are more than %d ways through it as deep as it may go, and "
+            .. "compilers of devices go them all; call it in one place (in a loop over what differs), or give a smaller bound, as in "
+            .. "recursion_limit = %d", most.name, calls, WAYS_MAX, math.floor(math.log(WAYS_MAX) / math.log(math.max(calls, 2))))
+    end
+    if rooms[program.root] > ROOMS_MAX then
+        local function deepest(inst)
+            for _, made in pairs(inst.calls) do
+                if made.callee and program.modes[made.callee.text] then return made.callee end
+                local found = made.callee and deepest(made.callee)
+                if found then return found end
+            end
+        end
+        local first = deepest(program.root)
+        refuse(top, first.def, "the lists of '%s', as deep as it may call itself, have more than %d elements together; make them before, and pass "
+            .. "them to it, or give a smaller bound (recursion_limit)", first.name, ROOMS_MAX)
+    end
+    if program.lanes > 1 and (shares or all > WAYS_OF_VECTORS) then error({ is_scalar = true }, 0) end
 end
 
 --- Runs `analyse` until it has found the modes of all functions that call themselves.

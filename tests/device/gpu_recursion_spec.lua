@@ -278,25 +278,25 @@ describe("recursion of unknown depth", function()
     end
   end)
 
-  it("is refused of functions with tables, and of ones whose results may be missing", function()
-    local function walk(node, depth) if depth == 0 then return node.x end return walk({ x = node.x + 1 }, depth - 1) end
-    local function find(v, depth) if v > 3 then return v elseif depth > 0 then return find(v + 1, depth - 1) end end
-    local function given(x) local function f(p, n) return n == 0 and p.x or f(p, n - 1) end return f({ x = x }, 3) end
-    local function around(x)
-      local t = { x, 1, 2 }
-      local function f(n) return n == 0 and t[math.floor(x)] or f(n - 1) end
-      return f(3)
+  it("is refused where compilers would go too many ways, or lists of all levels would be too large", function()
+    local function twice(x) local function go(n) if n > x then return 1 end return go(n + 1) + go(n + 2) end return go(0) end
+    local function large(x)
+      local function go(n)
+        local own = {}
+        for i = 1, 200 do own[i] = n end
+        if n > x then return 0 end
+        return go(n + 1) + own[n + 1]
+      end
+      return go(0)
     end
-    for fn, says in pairs { [given] = "'f' calls itself, and is given a table", [around] = "'f' calls itself, and uses the list" } do
-      local ok, message = pcall(translate, fn, { name = "f" })
-      assert.is_false(ok)
-      assert.matches(says, message)
-    end
-    for _, fn in ipairs { function(x) return walk({ x = x }, 3) end, function(x) return find(x, 3) or 0 end } do
-      local ok, message = pcall(translate, fn, { name = "f", recursion_limit = 5 })
-      assert.is_false(ok)
-      assert.matches("calls itself, and has tables, or results that are missing on some paths", message)
-    end
+    local ok, message = pcall(translate, twice, { name = "f", recursion_limit = 60 })
+    assert.is_false(ok)
+    assert.matches("'go' calls itself in 2 places, so there are more than %d+ ways .* recursion_limit = 25", message)
+    assert.truthy((pcall(translate, twice, { name = "f", recursion_limit = 20 })))
+    ok, message = pcall(translate, large, { name = "f", recursion_limit = 128 })
+    assert.is_false(ok)
+    assert.matches("the lists of 'go', as deep as it may call itself, have more than 16384 elements together", message)
+    assert.truthy((pcall(translate, large, { name = "f", recursion_limit = 60 })))
   end)
 end)
 

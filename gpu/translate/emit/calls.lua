@@ -104,11 +104,11 @@ local function call_builtin(self, node, made)
     return results
 end
 
--- Has no loops, draws no random numbers and cannot fail: so lanes that do not call it in Lua may
--- call it too.
+-- Has no loops, draws no random numbers, changes nothing and cannot fail: so lanes that do not call
+-- it in Lua may call it too.
 local function is_plain(inst)
     if inst.plain == nil then
-        inst.plain = not inst.can_fail and not inst.has_loops and not inst.draws
+        inst.plain = not inst.can_fail and not inst.has_loops and not inst.draws and not inst.has_refs
         for _, made in pairs(inst.calls) do
             if made.callee and not is_plain(made.callee) then inst.plain = false end
         end
@@ -123,7 +123,9 @@ local function call_function(self, node, made)
     local takes_mask = callee.simd and not is_plain(callee)
     if takes_mask then args[1] = self:mask() or ("(%s)(-1)"):format(self.mask_type) end
     for _, input in ipairs(made.inputs) do
-        if not input.static then
+        if input.ref then
+            args[#args + 1] = self:address(input.ref.var)
+        elseif not input.static then
             local value = input.name and self:expr(input.name) or given[input.value]
             args[#args + 1] = bare(self:as(value, input.kind or "num", input.varies))
         end

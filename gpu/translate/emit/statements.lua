@@ -79,6 +79,22 @@ function Emitter:declare(var)
     return self:name(var)
 end
 
+-- A local of the caller, which is a pointer here; gives the declaration of the parameter.
+function Emitter:declare_reference(var)
+    local known, name = self.inst.vars[var], self:name(var)
+    self.levels[var] = 0 -- all lanes that the function is not run for keep what they have
+    if not known.room then self.names[var] = ("(*%s)"):format(name) end
+    return ("%s *%s"):format(self:type(known.kind, known.varies), name)
+end
+
+-- The pointer to a local, as a call passes it.
+function Emitter:address(var)
+    local known, name = self.inst.vars[var], self.names[var]
+    if not name or not known.kind then return "0" end -- nothing is ever stored there
+    if known.room then return name end
+    return name:match "^%(%*(.*)%)$" or "&" .. name
+end
+
 function statement.Local(self, node)
     local given, at = self:values(self.inst.lists[node]), 0
     for _, var in ipairs(node.vars) do

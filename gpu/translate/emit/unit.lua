@@ -192,7 +192,9 @@ function Unit:instance(inst)
     self.function_names[inst] = self:function_name("lua_" .. (inst.name and identifier(inst.name) or "main"))
     local parameters = {}
     for _, input in ipairs(inst.inputs) do
-        if not input.static then
+        if input.ref then
+            parameters[#parameters + 1] = e:declare_reference(input.var)
+        elseif not input.static then
             local known = inst.vars[input.var]
             local c_name = e:declare(input.var)
             -- A parameter whose kind the body has widened gets its own variable.
@@ -234,7 +236,7 @@ function Unit:instance(inst)
     if e.uses_m0 and not takes_mask then head[#head + 1] = ("    %s m0 = -1;"):format(self.mask_type) end
     if e.uses_result then head[#head + 1] = ("    %s r1 = 0;"):format(result) end
     self.functions[#self.functions + 1] = ("// %s, %s:%d\n%s\n%s\n}\n"):format(inst.name or "the function",
-        inst.fn.source.file, inst.def.line, table.concat(head, "\n"), table.concat(e.lines, "\n"))
+        (inst.def.source or inst.fn.source).file, inst.def.line, table.concat(head, "\n"), table.concat(e.lines, "\n"))
 end
 
 -- Text that converts a value to the storage type of an output, as a cast in C (and in LuaJIT's FFI)

@@ -84,7 +84,7 @@ function statement.Assign(inst, node, flow)
             elseif #node.targets > 1 then
                 refuse(inst, target, "an assignment of several values, one of them to '%s'; assign to elements one by one", static.path)
             end
-        elseif not var or not inst.vars[var] or not is_within(var.def, inst.def) then
+        elseif not var or not inst.vars[var] or not is_within(var.def, inst.def) and not inst.vars[var].is_ref then
             refuse(inst, target, "assignment to '%s', which is not a local of this function; GPU functions share no state, "
                 .. "return the value%s", target.name, var and "" or ", or declare it where it is only needed here: local " .. target.name)
         end

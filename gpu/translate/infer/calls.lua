@@ -6,6 +6,7 @@ local flows = require "tidepool.translate.infer.flow"
 local functions = require "tidepool.translate.infer.functions"
 local library = require "tidepool.translate.infer.library"
 local messages = require "tidepool.translate.infer.messages"
+local references = require "tidepool.translate.infer.references"
 local statics = require "tidepool.translate.infer.statics"
 local types = require "tidepool.translate.infer.types"
 local walk = require "tidepool.translate.infer.walk"
@@ -82,7 +83,10 @@ local function call_function(inst, node, flow, static)
     local function pass_captures(of)
         for _, name in ipairs(nested_captures(of.inst.fn, of.nested, {}, {})) do
             local var = name.var
-            if not passed[var] and not is_within(var.def, def) and inst.vars[var] and not inst.vars[var].static then
+            if name.is_ref and not passed[var] and not is_within(var.def, def) and inst.vars[var] then
+                passed[var] = true
+                references.add(inst, flow, inputs, key, var, name)
+            elseif not passed[var] and not is_within(var.def, def) and inst.vars[var] and not inst.vars[var].static then
                 passed[var] = true
                 local kind, varies = expr(inst, name, flow)
                 kind = kind == "k" and "num" or kind
@@ -105,12 +109,15 @@ local function call_function(inst, node, flow, static)
     for _, value in ipairs(given) do
         if value.static and value.static.nested then pass_captures(value.static) end
     end
+    references.pass(inst, node, def, flow, inputs, key)
+    if references.has(inputs) then simd = inst.simd end
     local callee = program:instance(inst, node, {
         key = table.concat(key, " "), fn = fn, def = def, name = static.path, inputs = inputs, simd = simd, outer = outer, without = without,
         caller_place = caller_place, text = recursion.text(fn, written), written = written, recursion_level = level,
     })
     inst.calls[node] = { callee = callee, inputs = inputs, never_returns = callee.never_returns }
     if callee.can_fail then fails(inst, flow, callee.simd) end
+    references.take(inst, node, flow, inputs, callee)
     inst.draws = inst.draws or callee.draws
     for _, each in ipairs(callee.captures) do inst:capture(each.kind, each.static) end
     local results = {}

@@ -54,6 +54,7 @@ local function assigned_in(node)
                     if target.tag == "Name" and target.var then node.assigns[target.var] = true end
                 end
             end
+            for _, name in ipairs(part.tag == "Call" and part.refs or {}) do node.assigns[name.var] = true end
             each_part(part, visit)
         end
         visit(node)

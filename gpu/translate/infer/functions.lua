@@ -76,13 +76,15 @@ local function nested_captures(fn, def, list, seen)
     for _, node in ipairs(seen[def] and {} or def.names) do
         local var = node.var
         if not fn.outside[var.def] and not seen[var] then
-            seen[var] = true
             if var.bound and not var.assigned then
-                seen[def] = true
+                seen[def], seen[var] = true, true
                 nested_captures(fn, var.bound, list, seen)
             else
                 list[#list + 1] = node
+                seen[var] = #list
             end
+        elseif node.is_ref and type(seen[var]) == "number" then
+            list[seen[var]] = node -- one of them changes it
         end
     end
     return list
@@ -104,6 +106,8 @@ function functions.tells_caller(fn, def)
         def.tells_caller = false
         local function visit(node)
             local level = node.tag == "Call" and (node.args[2] and node.args[2].value or 1) + (node.is_tail and 1 or 0)
+            local fixed = level and node.callee.static
+            if fixed and fixed.value == error and level >= 2 and not node.caller_place then def.tells_caller = true end
             if level and level >= 2 and node.callee.tag == "Name"
                 and (not node.callee.var or fn.outside[node.callee.var.def])
                 and functions.static_outside(fn, node.callee.name).value == error then

@@ -5,6 +5,7 @@ local abi = require "tidepool.base.abi"
 local arrays = require "tidepool.translate.infer.arrays"
 local flows = require "tidepool.translate.infer.flow"
 local functions = require "tidepool.translate.infer.functions"
+local references = require "tidepool.translate.infer.references"
 local walk = require "tidepool.translate.infer.walk"
 local recursion = require "tidepool.translate.recursion"
 local wide = require "tidepool.translate.wide"
@@ -66,7 +67,12 @@ function Instance:settle()
             local known = declare(self, flow, input.var)
             known.kind, known.varies, known.static = known.kind or input.kind, known.varies or input.varies, input.static
             flow.assigned[input.var] = input.constant or true
+            if input.ref then
+                known.room, known.is_ref, self.has_refs = input.room, true, true
+                flow.assigned[input.var] = input.state
+            end
         end
+        self.outs = nil
         for _, param in ipairs(def.params) do
             declare(self, flow, param)
             self.is_parameter[param] = true
@@ -77,6 +83,7 @@ function Instance:settle()
             flow.assigned[var] = "nil"
         end
         self.falls = block(self, def.body, flow)
+        if self.falls then references.leave(self, flow) end
     until not self.changed
     self.is_settled = true
     self.never_returns = not self.falls and not self.returns

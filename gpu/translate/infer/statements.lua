@@ -3,6 +3,7 @@
 local flows = require "tidepool.translate.infer.flow"
 local functions = require "tidepool.translate.infer.functions"
 local statics = require "tidepool.translate.infer.statics"
+local references = require "tidepool.translate.infer.references"
 local types = require "tidepool.translate.infer.types"
 local updates = require "tidepool.translate.infer.updates"
 local walk = require "tidepool.translate.infer.walk"
@@ -98,6 +99,7 @@ statement["Return"] = function(inst, node, flow)
             inst.changed = true
         end
     end
+    references.leave(inst, flow)
     leaves(inst, flow, false)
     return false
 end

@@ -151,8 +151,8 @@ function statement.Local(L, node)
 end
 
 function statement.LocalFunction(L, node)
-    if lifting.declare(L, node) then return end
-    L.scope.vars[node.var] = { t = "function", def = node.def, scope = L.scope, fn = L.context.fn, name = node.var.name }
+    lifting.note(L, node)
+    L.scope.vars[node.var] = { t = "function", def = node.def, scope = L.scope, fn = L.context.fn, name = node.var.name, home = L.def }
 end
 
 local function is_permutation(node)

@@ -7,7 +7,6 @@ local facts = require "tidepool.translate.lower.facts"
 local functions = require "tidepool.translate.lower.functions"
 local inlining = require "tidepool.translate.lower.inlining"
 local library = require "tidepool.translate.lower.library"
-local lifting = require "tidepool.translate.lower.lifting"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local presence = require "tidepool.translate.lower.presence"
@@ -139,6 +138,7 @@ calls.expr_list = expr_list
 -- where that is a tail call, at the call of the caller. Nothing calls the function that is mapped.
 local function place_of_caller(context)
     while context.caller and context.call.is_tail do context = context.caller end
+    if context.lift then return end -- infer.lua knows it
     return context.caller and ("%s:%d: "):format(context.caller.fn.source.file, context.call.line) or ""
 end
 
@@ -241,7 +241,7 @@ function call_values(L, node)
         local value = static and static.value
         refuse(L, node, "a call of %s", static and ("'%s', which is %s"):format(static.path, value == nil and "nil" or "a " .. type(value))
             or "something that is computed; only functions with a name can be called")
-    elseif callee.t ~= "function" and callee.t ~= "static" and callee.t ~= "lifted" and callee.t ~= "choice" then
+    elseif callee.t ~= "function" and callee.t ~= "static" and callee.t ~= "choice" then
         refuse(L, node, "a call of a table")
     end
     local values = expr_list(L, node.args)
@@ -252,9 +252,6 @@ function call_values(L, node)
         local key = scalar(callee.key)
         callee = choices.dispatcher(L, node, callee, #values)
         table.insert(values, 1, key)
-    end
-    if callee.t == "lifted" then
-        return values_of_call(L, node, lifting.call(L, node, callee, values), results_of(callee.def))
     end
     local fn = callee.static and callee.static.value
     local as_number = callee.t == "static" and fn == tonumber and library.tonumber(L, node, values)

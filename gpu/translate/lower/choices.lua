@@ -16,7 +16,7 @@ local CASES_MAX = 32
 
 --- Is the value a function, or one of several?
 function choices.is_function(value)
-    return value.t == "function" or value.t == "lifted" or value.t == "choice" or value.t == "static" and type(value.static.value) == "function"
+    return value.t == "function" or value.t == "choice" or value.t == "static" and type(value.static.value) == "function"
 end
 
 --- The number of functions of a captured list that has nothing else; nil of other values. It may

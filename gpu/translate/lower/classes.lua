@@ -22,6 +22,13 @@ classes.find = find
 local function note_change(L) L.changed = true end
 classes.note_change = note_change
 
+-- Sets a field of what is kept from one round to the next; another round has to see it.
+function classes.learn(L, list, key, value)
+    if list[key] == value then return end
+    list[key] = value
+    note_change(L)
+end
+
 local function field_class(L, class, key)
     class = find(class)
     if class.has_list and type(key) == "number" then key = "*" end

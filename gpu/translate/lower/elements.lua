@@ -50,6 +50,7 @@ local index_value
 function copy(L, at, to, value)
     local storage = to.storage
     if value.t ~= "scalar" then
+        places.note_overwrite(L, storage)
         for _, alias in ipairs(storage.aliases or {}) do
             if alias.scope.is_open and not L.copied[alias.var] then
                 L.copied[alias.var] = true

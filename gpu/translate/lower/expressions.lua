@@ -114,7 +114,7 @@ function expression.Name(L, node)
 end
 
 function expression.Function(L, node)
-    return { t = "function", def = node.def, scope = L.scope, fn = L.context.fn, name = L.context.name or "function" }
+    return { t = "function", def = node.def, scope = L.scope, fn = L.context.fn, name = L.context.name or "function", home = L.def }
 end
 
 function expression.Index(L, node)

@@ -2,6 +2,7 @@
 
 local defaults = require "tidepool.translate.lower.defaults"
 local functions = require "tidepool.translate.lower.functions"
+local lifting = require "tidepool.translate.lower.lifting"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local parse = require "tidepool.translate.parse"
@@ -24,13 +25,9 @@ function inlining.inline(L, at, callee, values)
     if callee.t == "static" then callee = function_of(L, at, callee) end
     if callee.static then L.program.baked[callee.static.key] = callee.static end
     local def = callee.def
-    local context = L.context
-    while context do
-        if context.def == def then
-            refuse(L, at, "'%s' calls itself, and has tables, or results that are missing on some paths; on a device such functions do not call "
-                .. "themselves, use a loop", callee.name)
-        end
-        context = context.caller
+    if lifting.calls_itself(L, def) then
+        if def.is_vararg then refuse(L, at, "'%s' takes variable arguments ('...') and calls itself; name its parameters", callee.name) end
+        return lifting.call(L, at, callee, values)
     end
     L.inlined = L.inlined + 1
     if L.inlined > INLINED_MAX then refuse(L, at, "more than %d calls of functions with tables", INLINED_MAX) end

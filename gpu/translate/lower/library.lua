@@ -46,6 +46,10 @@ local function times_here(L, at, storage, is_optional)
     for i = storage.loops + 1, #L.loops do
         local loop = L.loops[i]
         if not loop.times and is_optional then return end
+        if not loop.times and loop.is_recursion then
+            refuse(L, at, "'%s' grows in '%s', which calls itself, and how far is not known before it runs; give a bound, as in recursion_limit = 16",
+                storage.name, loop.is_recursion)
+        end
         if not loop.times then
             refuse(L, at, "'%s' grows in the loop of line %d, whose number of turns is not known before it runs; give the loop a constant limit",
                 storage.name, loop.line)

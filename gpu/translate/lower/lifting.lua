@@ -1,88 +1,194 @@
--- lifting.lua: functions inside of the function that call themselves. They cannot be inlined, so
--- they stay functions, which infer.lua makes something else of (recursion.lua). They take and give
--- no tables, and their results are there on every path.
+-- lifting.lua: functions that call themselves. They cannot be inlined, so they stay functions,
+-- which infer.lua makes something else of (recursion.lua).
+--
+-- A table that such a function is given lies in its caller's storage: the function has formals
+-- (Def.vars), locals that stand for those of the caller, and a call names these (Call.refs). So a
+-- table keeps its identity, and one text of the function serves all calls. Tables of the functions
+-- around it are reached in the same way. A table that it makes and returns is written to storage
+-- that the caller has made. Functions, captured tables and texts among the arguments are part of
+-- the function: there is a text of it for each of these.
+--
+-- What is known of the function (its `info`) is kept from one round to the next: which arguments
+-- and results are tables, and what is done to them.
+--
+-- lifted_arguments.lua and lifted_results.lua have what becomes of arguments and results.
 
+local arguments = require "tidepool.translate.lower.lifted_arguments"
+local classes = require "tidepool.translate.lower.classes"
+local functions = require "tidepool.translate.lower.functions"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
+local places = require "tidepool.translate.lower.places"
+local results = require "tidepool.translate.lower.lifted_results"
 local scopes = require "tidepool.translate.lower.scopes"
 local walk = require "tidepool.translate.lower.walk"
 
 local lifting = {}
 
-local aside, emit, new_local, node_at, refuse = nodes.aside, nodes.emit, nodes.new_local, nodes.node_at, nodes.refuse
-local close_scope, open_scope = scopes.close_scope, scopes.open_scope
+local learn, note_change = classes.learn, classes.note_change
+local emit, name_of, new_local, node_at, scalar = nodes.emit, nodes.name_of, nodes.new_local, nodes.node_at, nodes.scalar
+local note_mutation, object = places.note_mutation, places.object
+local close_scope = scopes.close_scope
 
--- Calls visit(node) for the nodes of a tree, those of functions in it, too.
+local APART = { var = true, vars = true, names = true, params = true, outer = true, assigns = true, static = true, source = true }
+
+-- Calls visit(node) for the nodes of a tree, those of functions in it, too; always in the same
+-- order, so that the same function gives the same text each time, as kept programs need it.
 local function each_node(tree, visit)
     visit(tree)
+    local keys = {}
     for key, part in pairs(tree) do
-        if type(part) == "table" and key ~= "var" and key ~= "vars" and key ~= "names" and key ~= "params" and key ~= "outer" and key ~= "assigns"
-            and key ~= "static" and key ~= "source" then
-            each_node(part, visit)
-        end
+        if type(part) == "table" and not APART[key] then keys[#keys + 1] = key end
     end
+    table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
+    for _, key in ipairs(keys) do each_node(tree[key], visit) end
 end
 
--- Does the function that the local is declared with call it, or one in it do so?
-local function calls_itself(var, def)
-    local found = false
-    each_node(def.body, function(node) found = found or node.tag == "Name" and node.var == var end)
-    return found
-end
-
---- Writes a local function that calls itself; false when it is another one.
-function lifting.declare(L, node)
-    local def, fn = node.def, L.context.fn
-    if node.var.assigned or not calls_itself(node.var, def) then return false end
-    if optional.misses(L, fn, def) or def.is_vararg then return false end
-    local var = new_local(L, node.var.name, node)
-    local made = { tag = "Def", line = def.line, last_line = def.last_line, first = def.first, last = def.last, params = {}, names = {},
-                   outer = L.def }
-    var.bound = made
-    L.scope.vars[node.var] = { t = "lifted", var = var, of = node.var, def = def }
-    local outer_def, outer_loops, outer_context, outer_present = L.def, L.loops, L.context, L.present
-    L.def, L.loops, L.present = made, {}, {}
-    L.context = { fn = fn, def = def, name = node.var.name, serial = L.serial }
-    local _, body = aside(L, function()
-        open_scope(L)
-        for i, param in ipairs(def.params) do
-            made.params[i] = new_local(L, param.name, { line = param.line }, param.assigned)
-            L.scope.vars[param] = { t = "variable", var = made.params[i], of = param, is_parameter = true }
-            if param.assigned then L.ranges[param] = false end
-        end
-        walk.block(L, def.body, true)
-        close_scope(L)
+--- Notes that a local function calls itself, where its text says so.
+function lifting.note(L, node)
+    if node.var.assigned or L.recursive[node.def] then return end
+    each_node(node.def.body, function(each)
+        if each.tag == "Name" and each.var == node.var then L.recursive[node.def] = true end
     end)
-    L.def, L.loops, L.context, L.present = outer_def, outer_loops, outer_context, outer_present
-    made.body = body
-    -- What it takes from outside is passed to it (nested_captures in infer/functions.lua).
-    each_node(body, function(each)
-        local owner = each.var and each.var.def
+end
+
+--- Does the function call itself? Seen where it is called while it is inlined.
+function lifting.calls_itself(L, def)
+    local context = L.context
+    while context and not L.recursive[def] do
+        if context.def == def then learn(L, L.recursive, def, true) end
+        context = context.caller
+    end
+    return L.recursive[def] or false
+end
+
+-- Takes down what the function has of the functions around it: Def.names, where is_ref is what it
+-- changes, or what lies in rooms. infer.lua passes these to it.
+local function note_names(lift)
+    local made, known = lift.made, {}
+    local function add(node, var, is_ref)
+        local owner = var and var.def
         while owner and owner ~= made do owner = owner.outer end
-        if owner or not each.var then return end
-        if each.tag == "Cell" or each.tag == "Put" then
-            refuse(L, each, "'%s' calls itself, and uses the list '%s' of the function around it; on a device such functions do not call themselves, "
-                .. "use a loop", node.var.name, each.var.name)
+        if not var or owner then return end
+        if not known[var] then
+            known[var] = { tag = "Name", line = node.line, name = var.name, var = var }
+            made.names[#made.names + 1] = known[var]
         end
-        made.names[#made.names + 1] = each
+        known[var].is_ref = known[var].is_ref or is_ref
+    end
+    each_node(made.body, function(each)
+        add(each, each.var, each.tag == "Cell" or each.tag == "Put")
+        for _, list in ipairs { each.tag == "Assign" and each.targets or {}, each.refs or {} } do
+            for _, name in ipairs(list) do add(name, name.tag == "Name" and name.var, true) end
+        end
     end)
-    emit(L, node_at(L, node, "LocalFunction", { var = var, def = made }))
-    return true
+    local has_refs = #made.vars > 0 or lift.calls_changing
+    for _, name in ipairs(made.names) do has_refs = has_refs or name.is_ref end
+    return has_refs or false
 end
 
---- The node of its call.
-function lifting.call(L, node, callee, values)
-    local args = {}
-    for i, value in ipairs(values) do
-        value = optional.settle(L, node, value)
-        args[i] = value.t == "scalar" and value.node or value.t == "static" and nodes.fixed(L, node, value.static)
-        if not args[i] then
-            refuse(L, node, "'%s' calls itself, and is given a %s; on a device such functions take numbers", callee.of.name,
-                (value.t == "function" or value.t == "lifted") and "function" or "table")
+local KEPT = { "def", "out", "scope", "loops", "present", "context", "lift", "naming", "zero" }
+
+-- Writes the function's body.
+local function write(L, at, lift, callee, values)
+    local def, info, made, outer = lift.def, lift.info, lift.made, {}
+    for _, key in ipairs(KEPT) do outer[key] = L[key] end
+    if optional.misses(L, callee.fn, def) then
+        learn(L, L.optional, def, true)
+        info.is_full = true
+    end
+    if #info.results == 0 then results.scan(info, def) end
+    L.def, L.out, L.present, L.lift, L.naming, L.zero = made, {}, {}, lift, nil, false
+    L.scope = { vars = {}, storages = {}, outer = callee.scope, back = L.scope, is_open = true }
+    L.context = { fn = callee.fn, def = def, name = callee.name, lift = lift }
+    for i in ipairs(def.params) do arguments.bind(L, at, lift, L.scope, i, values[i]) end
+    -- A list of the functions around it grows by the depth. Where that does not suffice it fails.
+    L.loops = { unpack(L.loops) }
+    L.loops[#L.loops + 1] = { line = def.line, is_recursion = callee.name or "a function", times = L.program.recursion_limit }
+    if info.is_full then results.open(L, at, lift) end
+    L.context.serial, L.context.depth, lift.loops = L.serial, #L.loops, #L.loops
+    local begin = L.out
+    L.out = {}
+    walk.block(L, def.body, true)
+    local body = L.out
+    for _, storage in ipairs(lift.mutated) do note_mutation(L, at, object(storage)) end
+    if L.context.returns then body = results.close(L, at, lift, body) end
+    close_scope(L)
+    local list = made.prologue or {}
+    made.prologue = nil
+    for _, part in ipairs { begin, body } do
+        for _, line in ipairs(part) do list[#list + 1] = line end
+    end
+    made.body = list
+    for _, key in ipairs(KEPT) do L[key] = outer[key] end
+    learn(L, info, "is_changing", note_names(lift))
+end
+
+-- The function as it is written in this round.
+local function lift_of(L, at, callee, values, info)
+    local def = callee.def
+    local list = L.lifted[def] or {}
+    L.lifted[def] = list
+    for _, lift in ipairs(list) do
+        local is_it = lift.info == info and lift.scope == callee.scope
+        for i in ipairs(def.params) do
+            local value = values[i]
+            is_it = is_it and (value.t ~= "function" or lift.values[i].scope == value.scope)
+        end
+        if is_it then return lift end
+    end
+    local home = callee.home or L.root
+    local made = { tag = "Def", line = def.line, last_line = def.last_line, first = def.first, last = def.last, params = {}, names = {}, vars = {},
+                   outer = home, source = callee.fn.source }
+    local var = { name = callee.name or "function", line = at.line, def = home, assigned = false, bound = made }
+    local lift = { info = info, def = def, scope = callee.scope, values = values, made = made, var = var, name = callee.name, mutated = {},
+                   overwritten = {}, at = at }
+    list[#list + 1] = lift
+    write(L, at, lift, callee, values)
+    home.prologue = home.prologue or {}
+    table.insert(home.prologue, node_at(L, at, "LocalFunction", { var = var, def = made }))
+    return lift
+end
+
+lifting.give = results.give
+
+--- Calls a function that calls itself; gives its results.
+function lifting.call(L, at, callee, given)
+    local def, values = callee.def, {}
+    for i in ipairs(def.params) do
+        local value = given[i] or scalar(node_at(L, at, "Nil", {}))
+        -- texts, and what is there for certain
+        if value.flag and L.present[value.flag] then value = optional.stripped(value) end
+        if value.t == "static" and type(value.static.value) == "number" then value = scalar(nodes.fixed(L, at, value.static)) end
+        values[i] = value
+    end
+    local info = arguments.info_of(L, at, callee, values)
+    local lift = lift_of(L, at, callee, values, info)
+    local args, refs, vars = {}, {}, {}
+    for i in ipairs(def.params) do arguments.pass(L, at, lift, i, values[i], args, refs) end
+    arguments.note_effects(L, at, lift, values)
+    if info.is_changing and L.lift then L.lift.calls_changing = true end
+    local list
+    if info.is_full then
+        list = results.values(L, at, lift, values, vars, refs)
+    else
+        list = {}
+        for k = 1, math.max(functions.results_of(def), #info.results) do
+            vars[k] = new_local(L, "t", at)
+            list[k] = scalar(name_of(L, at, vars[k]))
         end
     end
-    local name = node_at(L, node, "Name", { name = callee.var.name, var = callee.var })
-    return node_at(L, node, "Call", { callee = name, args = args, is_tail = node.is_tail })
+    if #refs ~= #lift.made.vars then note_change(L) end
+    local name = node_at(L, at, "Name", { name = lift.var.name, var = lift.var })
+    local made = node_at(L, at, "Call", { callee = name, args = args, refs = refs, is_tail = at.is_tail })
+    if #vars == 0 then
+        emit(L, node_at(L, at, "CallStat", { call = made }))
+    elseif #vars == 1 and not info.is_full and not info.is_changing then
+        return { scalar(made) }
+    else
+        emit(L, node_at(L, at, "Local", { vars = vars, exprs = { made } }))
+    end
+    return list
 end
 
 return lifting

@@ -12,7 +12,7 @@ local symbols = require "tidepool.translate.lower.symbols"
 
 local places = {}
 
-local find = classes.find
+local find, note_change = classes.find, classes.note_change
 local is_inside, range_of = ranges.is_inside, ranges.range_of
 local all_of, binop, check, emit, is_whole, name_of = nodes.all_of, nodes.binop, nodes.check, nodes.emit, nodes.is_whole, nodes.name_of
 local new_local, node_at, number, refuse, scalar = nodes.new_local, nodes.node_at, nodes.number, nodes.refuse, nodes.scalar
@@ -25,6 +25,11 @@ local function declare(L, at, name, size, class)
     local var = new_local(L, name, at, true)
     local is_boolean = class ~= nil and class.is_boolean
     var.is_boolean, var.class, var.mark = is_boolean, class, L.result_mark or nodes.mark(L)
+    if L.formals then -- it stands for a local of the caller: lower/lifting.lua
+        var.size = size
+        L.formals[#L.formals + 1] = var
+        return var
+    end
     if size then
         L.room = L.room + size
         if L.room > ROOM_MAX then
@@ -44,6 +49,7 @@ local function new_storage(L, at, class, name, size, parent)
     storage.parent, storage.root = parent, parent and parent.root or storage
     L.serial = L.serial + 1
     storage.serial = L.serial
+    if not parent then storage.owner = L.lift end
     if not parent then L.scope.storages[#L.scope.storages + 1] = storage end
     if not class.is_table then
         storage.var = declare(L, at, name, size, class)
@@ -59,6 +65,7 @@ local function new_storage(L, at, class, name, size, parent)
         storage.fields[key] = new_storage(L, at, class.fields[key], type(key) == "number" and ("%s[%d]"):format(name, key) or name .. "."
             .. tostring(key),
             size, storage)
+        storage.fields[key].key = key
     end
     if class.has_list then
         local to = math.max(class.to >= 1 and class.to or class.counted or 0, class.count or 0)
@@ -70,6 +77,7 @@ local function new_storage(L, at, class, name, size, parent)
             list.last = declare(L, at, "last of " .. name, size)
         end
         list.element = new_storage(L, at, class.fields["*"], name .. "[...]", (size or 1) * count, storage)
+        list.element.key = "*"
     end
     return storage
 end
@@ -123,9 +131,39 @@ function places.room_index(L, at, place, key)
     return binop(L, at, "+", binop(L, at, "*", place.at, number(L, at, list.count)), index)
 end
 
+-- Takes down what a function that calls itself does to a table that it has not made: in `of_info`,
+-- by the path from the parameter, where it is given the table; else in `of_lift`.
+local function note_effect(L, storage, of_lift, of_info)
+    local lift, root = L.lift, storage.root
+    if not lift then return end
+    if root.owner ~= lift then
+        if not lift[of_lift][storage] then
+            lift[of_lift][storage] = true
+            table.insert(lift[of_lift], storage)
+        end
+    elseif root.formal and root.formal.index then
+        local path, part = {}, storage
+        while part.parent do
+            table.insert(path, 1, part.key)
+            part = part.parent
+        end
+        local paths = lift.info[of_info][root.formal.index] or {}
+        lift.info[of_info][root.formal.index] = paths
+        local key = table.concat(path, "\0")
+        if not paths[key] then
+            paths[key] = path
+            note_change(L)
+        end
+    end
+end
+
+-- Notes that another table is put into the place of the one that is there.
+function places.note_overwrite(L, storage) note_effect(L, storage, "overwritten", "overwrites") end
+
 -- Refuses a change of a table of which there is a copy that would have to change, too.
 function places.note_mutation(L, at, place)
     local storage = place.storage
+    note_effect(L, storage, "mutated", "mutates")
     while storage do
         storage.mutated = storage.mutated or at.line
         for _, other in ipairs(storage.copies or {}) do
@@ -142,7 +180,21 @@ end
 function places.note_copy(L, at, from, to)
     local source, target = from.storage, to.storage
     if source == target then return end
-    local changed = source.root.loops < #L.loops and (source.mutated or target.root == target and target.mutated)
+    local lift, of = L.lift, target.root.formal
+    local function is_outside(root) return root.owner ~= lift or root.formal ~= nil end
+    if lift and is_outside(source.root) and is_outside(target.root) then
+        -- who calls the function has both
+        local given = source.root.owner == lift and source.root.formal.index
+        if given and of and of.result then
+            lift.info.results[of.result].copies[given] = true
+            return
+        end
+        refuse(L, at, "'%s' is put into '%s' in '%s', which calls itself; on a device these are two tables, put a new one there", source.name,
+            target.name, lift.name)
+    end
+    -- its own copies end with the call
+    local loops = lift and is_outside(source.root) and math.max(source.root.loops, lift.loops) or source.root.loops
+    local changed = loops < #L.loops and (source.mutated or target.root == target and target.mutated)
     if changed then
         refuse(L, at, "'%s' is put into '%s', and changed in line %d; on a device these are two tables, put a new one there", source.name,
             target.name, changed)

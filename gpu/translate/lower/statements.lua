@@ -6,6 +6,7 @@ local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
+local lifting = require "tidepool.translate.lower.lifting"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
@@ -118,6 +119,13 @@ local function store_result(L, node, i, value)
     local returns, what = context.returns, context.name or "the function"
     returns.count = math.max(returns.count, i)
     if value.t == "scalar" and value.node.tag == "Nil" then return end
+    local given = returns.values[i]
+    if given and given.t == "given" then -- an argument, which the caller has
+        if given.flag then
+            emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, given.flag) }, exprs = { optional.is_there(L, node, value) } }))
+        end
+        return
+    end
     local known = returns.values[i] or new_result(L, node, i, value)
     local marks = result_symbols(L, context.def)
     local text = not marks[i] and value.t == "scalar" and texts.text_of(value)
@@ -148,6 +156,7 @@ statement["Return"] = function(L, node, is_tail)
     local context = L.context
     local values = mark_named(node.exprs, expr_list(L, node.exprs))
     local returns = context.returns
+    if context.lift and lifting.give(L, node, values) then return end
     -- Was the table made in this call, which ends here?
     local function is_own(value) return value.storage.root.serial > context.serial end
     if not returns then -- the whole function's
