@@ -292,6 +292,9 @@ return a >= #4503599627370496 ? 4503599627370496L : a > #-4503599627370496 ? (lo
     lua_last_down = simple("long %s($R a)", [[
 return a <= #-4503599627370496 ? -4503599627370496L : a < #4503599627370496 ? (long)ceil(a)
         : 4503599627370497L;]]),
+    -- The same of limits that are known to be small, or NaN: see emit/narrow.lua.
+    lua_small_up = simple("int %s($R a)", "return a >= #-1073741824 ? (int)floor(fmin(a, #1073741824)) : -1073741825;"),
+    lua_small_down = simple("int %s($R a)", "return a <= #1073741824 ? (int)ceil(fmax(a, #-1073741824)) : 1073741825;"),
 }
 
 for name, make in pairs(wide.helpers) do PRELUDE[name] = make end

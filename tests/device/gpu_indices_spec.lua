@@ -3,6 +3,7 @@
 
 local devices = require "tests.support_device"
 local tidepool = require "tidepool"
+local translate = require "tidepool.translate.translate".translate
 
 local on_device = devices.on_device(it, pending)
 
@@ -73,6 +74,47 @@ describe("Counters and indices on a device", function()
       for i = big, big + x do s = s + i end
       return s
     end, INPUTS)
+  end)
+
+  on_device("are 32-bit integers to captured numbers that are small, and to lengths of lists", function()
+    local list, n, m = { 3, 1, 2 }, 4, -2
+    local text = same(function(x)
+      local s = 0
+      for i = 1, n do s = s + i * x end
+      for i = 3, m, -1 do s = s + i end
+      for i = 1, #list do s = s + list[i] end
+      local l = { x, 2, 3 }
+      for i = 1, #l do l[i] = l[i] + i end
+      for _, v in ipairs(list) do s = s * 3 + v * l[1] end
+      return s
+    end, INPUTS)
+    assert.is_nil(text:find "for %(long" or text:find "\n%s+long [%w_]+ = ", text)
+    local made = translate(function(x) for i = 1, n do x = x + i end return x end, { name = "f" })
+    n = 2 ^ 30
+    assert.is_true((made:is_current()))
+    n = 2 ^ 30 + 1
+    assert.is_false((made:is_current()))
+    assert.truthy(translate(function(x) for i = 1, n do x = x + i end return x end, { name = "f" }).source:find "for %(long")
+  end)
+
+  on_device("count to any captured number, and computed one", function()
+    local function counts(n, m)
+      return function(x)
+        local s, low = 0, n * (x / x)
+        for i = 1, n do s = s + i if i > 5 then break end end
+        for i = 1073741820, n do s = s + i if i > 1073741840 then break end end
+        for i = 1073741822, n, 3 do s = s + i if i > 1073741840 then break end end
+        for i = 2147483640, n, 3 do s = s + i if i > 2147483660 then break end end
+        for i = -2, n % 5 do s = s + 3 * i end
+        for i = 1, low do s = s + 7 * i if i > 5 then break end end
+        for i = -1, m, -1 do s = s + i if i < -5 then break end end
+        for i = -1073741820, m, -2 do s = s + i if i < -1073741840 then break end end
+        for i = -2147483640, m, -4 do s = s + i if i < -2147483660 then break end end
+        for i = 2, m % 3, -1 do s = s + 5 * i end
+        return s
+      end
+    end
+    for _, n in ipairs { 0, 1, 2.5, -0.5, 0 / 0, 1 / 0, -1 / 0, 2 ^ 30, 2 ^ 30 + 1, 2 ^ 31 - 1, 2 ^ 31 + 1 } do same(counts(n, -n), { 1, 2 }) end
   end)
 
   on_device("name an index that is not in the array, whatever it is", function()

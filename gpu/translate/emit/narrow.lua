@@ -5,6 +5,7 @@
 -- Emitter:as makes a long of it.
 
 local emitter = require "tidepool.translate.emit.emitter"
+local infer = require "tidepool.translate.infer"
 
 local Emitter, integer_text = emitter.Emitter, emitter.integer_text
 
@@ -24,6 +25,35 @@ end
 -- An integer with that text, which is an int.
 function Emitter:int(c, low, high)
     return { c = c, kind = "long", varies = false, range = { low, high } }
+end
+
+-- Up to here numbers of the script's are limits of loops with 32 bits: a loop that counts further
+-- takes seconds by itself.
+local SMALL = 2 ^ 30
+
+local function is_small(value) return type(value) == "number" and math.abs(value) <= SMALL end
+
+-- Is what stands for this number of the script's small as of now? That becomes part of the code,
+-- which is made again when it has changed.
+local function stays_small(self, static)
+    if not is_small(static.value) then return false end
+    self.unit.program.baked[static.key .. " is small"] = { path = static.path, value = true,
+        read = function() return is_small(static.read()) end }
+    return true
+end
+
+-- The least and the greatest value that a loop's start or limit can have as an integer, where more
+-- is known than its text says: it is a captured number, or the length of a captured list, or
+-- lower.lua has bounded it. `range`: what that has found.
+function Emitter:bounds(node, range)
+    while node.tag == "Paren" do node = node.expr end
+    local length = node.tag == "Unop" and self.inst.lengths[node]
+    local static = length or infer.static_of(self.inst, node)
+    if static and not static.nested and type(static.value) == "number" then
+        if stays_small(self, static) then return -SMALL, SMALL end
+    elseif range and range[1] >= -SMALL and range[2] <= SMALL then
+        return -SMALL, SMALL
+    end
 end
 
 -- C's type for a variable that has the value.

@@ -435,13 +435,22 @@ function statement.Fornum(self, node)
     local kind = how.counter
     self:open("{")
     local start = self:expr(node.start)
+    local low, high
+    if kind == "long" and not start.range and not start.literal and not start.varies then low, high = self:bounds(node.start, node.start_range) end
+    if low then start = self:int(("(int)%s"):format(start.c), low, high) end
     if kind == "long" and start.range then
         start = self:hold(start)
     elseif not start.literal then
         start = self:hold { c = self:as(start, kind, start.varies), kind = kind, varies = start.varies }
     end
     local limit = self:expr(node.limit)
-    if kind == "long" and not limit.varies and limit.kind == "num" then
+    low, high = nil, nil
+    if kind == "long" and not limit.varies and not limit.range and not limit.literal then low, high = self:bounds(node.limit, node.limit_range) end
+    if low and limit.kind == "num" then
+        limit = self:int(("%s(%s)"):format(self:need(step > 0 and "lua_small_up" or "lua_small_down", false), bare(limit.c)), low - 1, high + 1)
+    elseif low then
+        limit = self:int(("(int)%s"):format(limit.c), low, high)
+    elseif kind == "long" and not limit.varies and limit.kind == "num" then
         limit = { c = ("%s(%s)"):format(self:need(step > 0 and "lua_last_up" or "lua_last_down", false), bare(limit.c)),
                   kind = "long", varies = false }
     end

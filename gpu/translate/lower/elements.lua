@@ -41,7 +41,8 @@ local function copy_list(L, at, to, from)
     copy(L, at, object(list.element, room_index(L, at, to, key)), value_of(L, at, source.element, room_index(L, at, from, key)))
     local body = L.out
     L.out = outer
-    emit(L, node_at(L, at, "Fornum", { var = var, start = first, limit = last, body = body }))
+    local range = { 0, list.from + list.count, true }
+    emit(L, node_at(L, at, "Fornum", { var = var, start = first, limit = last, body = body, start_range = range, limit_range = range }))
 end
 
 local index_value

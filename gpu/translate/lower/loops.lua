@@ -66,7 +66,7 @@ local function numeric_loop(L, node, var, start, limit, step, body)
         new.range, new.is_number, new.loop = counter, true, not counter and node.line or nil
     end
     local list = in_loop(L, loop, function() body(new) end)
-    emit(L, node_at(L, node, "Fornum", { var = new, start = start, limit = limit, step = step, body = list }))
+    emit(L, node_at(L, node, "Fornum", { var = new, start = start, limit = limit, step = step, body = list, start_range = from, limit_range = to }))
 end
 
 loops.numeric_loop = numeric_loop
