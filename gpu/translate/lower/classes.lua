@@ -1,12 +1,13 @@
 -- classes.lua: classes of tables: all tables that one variable, field or element may hold must be
 -- laid out alike, and so have one class, which says what they need.
 --
--- A class: is_table; fields by key, with those of a list's elements at "*"; order of the keys; meta:
--- the metatable, a Static. Of what is no table: is_symbol: it is a text (symbols.lua); is_boolean,
--- has_number, has_others: it was given booleans, plain numbers, something of which that is not known.
--- Of a list: has_list; from, to: the indexes that are written; counted: elements that are written at
--- indexes that nobody knows; appended: elements that are added at its end; count: elements of its
--- constructor; grows: not always as many; has_hole: an element of its constructor is nil.
+-- A class: is_table; fields by key, with those of a list's elements at "*"; order of the keys;
+-- meta: the metatable, a Static. Of what is no table: is_symbol: it is a text (symbols.lua);
+-- is_boolean, has_number, has_others: it was given booleans, plain numbers, something of which
+-- that is not known. Of a list: has_list; from, to: the indexes that are written; counted:
+-- elements that are written at indexes that nobody knows; appended: elements that are added at its
+-- end; count: elements of its constructor; grows: not always as many; has_hole: an element of its
+-- constructor is nil.
 
 local classes = {}
 
