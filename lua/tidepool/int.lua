@@ -51,4 +51,6 @@ end
 
 core.add_builtins("tidepool.int", int) -- they travel by their names, by which devices know them, too
 
-return setmetatable(int, { __index = function(_, key) check.missing("tidepool.int", key, int, "function") end })
+return setmetatable(int, { __index = function(_, key)
+  check.fail("tidepool.int has no function %s; it has mul32 and mul64hi, and bit.* and arithmetic of 1LL do the rest", check.key(key))
+end })
