@@ -104,7 +104,7 @@ describe("results:times().builds", function()
         print "-"
         builds(list)
         print "-"
-        -- the device sums up where it is asked within 100 us, on a loaded machine not the first time
+        -- the device sums up where it is asked within 100 us: on a loaded machine not at once
         for _ = 1, 1000 do
           if builds(sum) == "launched" then break end
         end
