@@ -10,6 +10,12 @@
 
 enum { STACK_NEED = 16 }; /* Lua stack slots */
 
+/* Added to the number of a table in the lists of a worker: it has adopted the change, from a setup
+ * or a module. Where the list is applied, in another worker, the same setup or module makes the
+ * same change, which stays there, too; but when the values are equal, as numbers are, nothing else
+ * would tell. */
+enum { ADOPTED = 64 };
+
 /* The tables that are watched; their numbers are the same in all states. */
 static const char *const names[] = {
     "_G",    "package", "package.loaders", "package.preload", "jit",   "ffi", "string", "table",
@@ -294,6 +300,13 @@ static void add_types(lua_State *L, const tp_standard *s, bool originals, int li
     lua_pop(L, 1);
 }
 
+/* The number of a table in a list's triple, whose `where` is at the index. */
+static int table_number(lua_State *L, int where)
+{
+    int i = (int)lua_tointeger(L, where);
+    return i >= ADOPTED ? i - ADOPTED : i;
+}
+
 static int type_number(const char *name)
 {
     for (int t = 0; t < TP_STANDARD_TYPES; t++)
@@ -316,7 +329,7 @@ static void push_current(lua_State *L, const tp_standard *s)
     if (lua_istable(L, where))
         lua_pushvalue(L, where);
     else
-        push_item(L, s->tables, (int)lua_tointeger(L, where));
+        push_item(L, s->tables, table_number(L, where));
     lua_pushvalue(L, where + 1);
     lua_rawget(L, -2);
     lua_remove(L, -2);
@@ -360,7 +373,7 @@ static void set_one(lua_State *L, tp_standard *s, bool is_expected)
     } else if (lua_istable(L, where)) {
         lua_rawset(L, where);
     } else {
-        int i = (int)lua_tointeger(L, where);
+        int i = table_number(L, where);
         push_item(L, s->original, i);
         lua_pushvalue(L, where + 1);
         lua_rawget(L, -2);
@@ -395,8 +408,8 @@ static void push_triple(lua_State *L, int list, int i)
 /* Stack: where key value. Is it a change that can be made? */
 static bool is_triple(lua_State *L, const tp_standard *s)
 {
-    bool is_number = lua_type(L, -3) == LUA_TNUMBER && lua_tonumber(L, -3) >= 0 &&
-                     lua_tonumber(L, -3) < s->n;
+    lua_Number i = lua_type(L, -3) == LUA_TNUMBER ? lua_tonumber(L, -3) : -1;
+    bool is_number = (i >= 0 && i < s->n) || (i >= ADOPTED && i < ADOPTED + s->n);
     bool is_type = lua_type(L, -3) == LUA_TSTRING && type_number(lua_tostring(L, -3)) >= 0;
     return (is_number || is_type || lua_istable(L, -3)) && !lua_isnil(L, -2);
 }
@@ -456,6 +469,52 @@ void tp_standard_restore(lua_State *L, tp_standard *s)
     lua_settop(L, top);
 }
 
+/* Stack: list where key. The number, from 0, of the triple of that place in the list; -1 when it
+ * has none. */
+static int find_place(lua_State *L)
+{
+    int list = lua_gettop(L) - 2, n = (int)lua_objlen(L, list) / 3, found = -1;
+    for (int k = 0; k < n && found < 0; k++) {
+        lua_rawgeti(L, list, 3 * k + 1);
+        lua_rawgeti(L, list, 3 * k + 2);             // list where key where key
+        bool are_numbers = lua_type(L, list + 1) == LUA_TNUMBER &&
+                           lua_type(L, list + 3) == LUA_TNUMBER;
+        bool is_table = are_numbers ? table_number(L, list + 1) == table_number(L, list + 3)
+                                    : lua_rawequal(L, list + 1, list + 3);
+        if (is_table && lua_rawequal(L, list + 2, list + 4))
+            found = k;
+        lua_settop(L, list + 2);
+    }
+    return found;
+}
+
+/* The changes in the list at the index stay: when the list that is applied is undone, their places
+ * get what they have now, not what they had before it was applied. With `adopted` only those count
+ * that other workers have adopted. */
+static void keep_in_undo(lua_State *L, tp_standard *s, int list, bool adopted)
+{
+    if (!s->applied)
+        return;
+    int top = lua_gettop(L);
+    push(L, s->undo);
+    for (int i = 0, n = (int)lua_objlen(L, list) / 3; i < n; i++) {
+        push_triple(L, list, i);                     // undo where key value
+        bool counts = !adopted || (lua_type(L, -3) == LUA_TNUMBER &&
+                                   lua_tointeger(L, -3) >= ADOPTED);
+        lua_pop(L, 1);
+        int k = counts ? find_place(L) : -1;
+        if (k >= 0) {
+            push_current(L, s);
+            if (lua_isnil(L, -1))
+                lua_pushvalue(L, top + 1);
+            lua_rawseti(L, top + 1, 3 * k + 3);
+            s->has_adopted = true;
+        }
+        lua_settop(L, top + 1);
+    }
+    lua_settop(L, top);
+}
+
 void tp_standard_adopt(lua_State *L, tp_standard *s)
 {
     int top = lua_gettop(L);
@@ -466,6 +525,7 @@ void tp_standard_adopt(lua_State *L, tp_standard *s)
         lua_newtable(L);
         push_own_expected(L, s, i);                  // list base
         add_differences(L, s, i, top + 2, top + 1);
+        keep_in_undo(L, s, top + 1, false);
         for (int k = 0, n = (int)lua_objlen(L, top + 1) / 3; k < n; k++) {
             push_triple(L, top + 1, k);              // list base where key value
             lua_rawset(L, top + 2);
@@ -481,7 +541,11 @@ void tp_standard_adopt(lua_State *L, tp_standard *s)
     lua_newtable(L);
     add_types(L, s, false, top + 1);
     s->has_adopted |= lua_objlen(L, -1) > 0;
+    keep_in_undo(L, s, top + 1, false);
     set_all(L, s, top + 1, false, true);
+    push(L, s->list);
+    if (s->applied)
+        keep_in_undo(L, s, lua_gettop(L), true);
     lua_settop(L, top);
 }
 
@@ -599,6 +663,37 @@ void tp_standard_resume(lua_State *L, tp_standard *s)
 
 /* ---- what travels ---- */
 
+/* Stack: list. Marks in it what this state, or the one that its applied list is from, has
+ * adopted. */
+static void mark_adopted(lua_State *L, const tp_standard *s)
+{
+    int list = lua_gettop(L), n = (int)lua_objlen(L, list) / 3;
+    for (int i = 0; i < n; i++) {
+        if (s->applied)
+            push(L, s->list);
+        else
+            lua_newtable(L);
+        push_triple(L, list, i);                     // list applied where key value
+        lua_insert(L, list + 1);                     // list value applied where key
+        int k = find_place(L);
+        bool is_adopted = false;
+        if (k >= 0) {
+            lua_rawgeti(L, list + 2, 3 * k + 1);
+            is_adopted = lua_type(L, -1) == LUA_TNUMBER && lua_tointeger(L, -1) >= ADOPTED;
+        } else if (lua_type(L, list + 3) == LUA_TNUMBER) {
+            push_item(L, s->expected, table_number(L, list + 3));
+            lua_pushvalue(L, list + 4);
+            lua_rawget(L, -2);
+            is_adopted = lua_rawequal(L, -1, list + 1);
+        }
+        if (is_adopted) {
+            lua_pushinteger(L, ADOPTED + table_number(L, list + 3));
+            lua_rawseti(L, list, 3 * i + 1);
+        }
+        lua_settop(L, list);
+    }
+}
+
 void tp_standard_push_changes(lua_State *L, tp_standard *s)
 {
     bool is_as_before = !s->applied && !s->has_adopted;
@@ -618,6 +713,8 @@ void tp_standard_push_changes(lua_State *L, tp_standard *s)
         lua_settop(L, top + 1);
     }
     add_types(L, s, true, top + 1);
+    if (s->is_workers)
+        mark_adopted(L, s);
     if (lua_objlen(L, -1) == 0) {
         lua_pop(L, 1);
         lua_pushnil(L);
@@ -659,7 +756,7 @@ bool tp_standard_has(lua_State *L, const tp_standard *s, int where, int key)
 {
     if (lua_type(L, where) != LUA_TNUMBER)
         return false;
-    push_item(L, s->original, (int)lua_tointeger(L, where));
+    push_item(L, s->original, table_number(L, where));
     lua_pushvalue(L, key);
     lua_rawget(L, -2);
     bool has = !lua_isnil(L, -1);
@@ -677,7 +774,7 @@ int tp_standard_number(const tp_standard *s, const void *table)
 
 void tp_standard_push_name(lua_State *L, int where, int key)
 {
-    int i = lua_type(L, where) == LUA_TNUMBER ? (int)lua_tointeger(L, where) : -1;
+    int i = lua_type(L, where) == LUA_TNUMBER ? table_number(L, where) : -1;
     const char *name = lua_type(L, key) == LUA_TSTRING ? lua_tostring(L, key)
                                                        : luaL_typename(L, key);
     if (i == GLOBALS)

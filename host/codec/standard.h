@@ -4,9 +4,10 @@
  * A program may add to the libraries and replace what is in them (`function string.trim`,
  * `math.floor = mine`, `debug.setmetatable(1, ...)`). Such changes travel with functions as a list
  * of triples: where (the number of a table, a module's table, or the name of a type, for its
- * metatable), a key, and a value; the list itself stands for nil. What an item changes in its
- * worker is undone before the next item begins; a function's list is applied only while the
- * function runs. New globals are left alone: they are the worker's, as is documented.
+ * metatable), a key, and a value; the list itself stands for nil. In a list from a worker the
+ * numbers say, too, what setups and modules have changed there. What an item changes in its worker
+ * is undone before the next item begins; a function's list is applied only while the function
+ * runs. New globals are left alone: they are the worker's, as is documented.
  *
  * Belongs to one Lua state, in its codec; nobody else touches it. */
 #ifndef TP_STANDARD_H
@@ -63,7 +64,9 @@ bool tp_standard_is_changed(const tp_standard *s);
  * tried again. */
 void tp_standard_restore(struct lua_State *L, tp_standard *s);
 
-/* What there is now is expected from now on. Raises on out of memory. */
+/* A setup or a module may have changed something: what there is now is expected from now on, and
+ * what the applied list has from another worker's setups and modules stays when it is undone, too.
+ * Raises on out of memory. */
 void tp_standard_adopt(struct lua_State *L, tp_standard *s);
 
 /* Pops the list (or nil) on top and applies its changes in place of those that are applied. Raises

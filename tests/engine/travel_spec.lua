@@ -477,6 +477,42 @@ describe("app:setup", function()
     for _, text in ipairs((outer:remote())) do assert.equal("ab", text) end
   end)
 
+  -- An inner map's functions take along what the worker has, so what the setup sets is there before
+  -- it runs.
+  it("keeps what it sets where an inner map came first, as modules do", function()
+    assert.equal("0\n0\n", support.output_of([[
+      package.path = "DIR/?.lua;" .. package.path
+      local tidepool = require "tidepool"
+      local app = tidepool.App "kept"
+      app:setup(function() math.of_setup = 7 end)
+      -- run(f): the values of f that are not as expected, once both workers have run it
+      local function run(f)
+        local wrong, seen = 0, {}
+        repeat
+          for _, value, worker in f:map(tidepool.range(4)) do
+            wrong, seen[worker] = wrong + (value == 7 and 0 or 1), true
+          end
+        until seen[1] and seen[2]
+        return wrong
+      end
+      local function slow(field, module)
+        return app:func(function()
+          if module then require(module) end
+          tidepool.sleep(0.01)
+          return math[field], tidepool.current().worker
+        end)
+      end
+      for _, each in ipairs { { "of_setup" }, { "of_module", "sets" } } do
+        local inner = slow(unpack(each))
+        app:func(function()
+          if each[2] then require(each[2]) end
+          run(inner)
+        end):remote()
+        print(run(slow(unpack(each))))
+      end
+    ]], { workers = 2, files = { ["sets.lua"] = "math.of_module = 7 return {}" } }))
+  end)
+
   it("that fails fails the inputs, with its app and line, and is tried again for the next", function()
     local path = support.temp_path()
     local app = tidepool.App "broken"

@@ -68,7 +68,7 @@ static int load_module(lua_State *L)
     lua_pushvalue(L, lua_upvalueindex(2));
     lua_insert(L, 1);
     lua_call(L, n, LUA_MULTRET);
-    if (is_watched && tp_standard_is_changed(vm->standard))
+    if (is_watched)
         tp_standard_adopt(L, vm->standard);
     return lua_gettop(L);
 }
@@ -173,8 +173,7 @@ void tp_vm_set_up(tp_vm *vm, lua_State *L, tp_image *image)
     lua_rawgeti(L, LUA_REGISTRYINDEX, setups);
     lua_call(L, 1, 0);
     w->draws = before;
-    if (tp_standard_is_changed(vm->standard))
-        tp_standard_adopt(L, vm->standard);
+    tp_standard_adopt(L, vm->standard);
     /* again, since nested items may have pushed it out of the cache */
     loaded *f = tp_vm_load(vm, L, image);
     luaL_unref(vm->main, LUA_REGISTRYINDEX, f->setups);
