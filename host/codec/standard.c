@@ -517,6 +517,8 @@ static void keep_in_undo(lua_State *L, tp_standard *s, int list, bool adopted)
 
 void tp_standard_adopt(lua_State *L, tp_standard *s)
 {
+    if (!s->applied && !tp_standard_is_changed(s))
+        return; /* without need of memory: `require` could not be told that there was none */
     int top = lua_gettop(L);
     luaL_checkstack(L, STACK_NEED, "standard libraries");
     for (int i = 0; i < s->n; i++) {
