@@ -181,17 +181,6 @@ static void convert(tp_type to_type, void *to, tp_type from_type, const void *fr
         store(to_type, to, i, tp_element_load(from_type, from, i));
 }
 
-/* ---- failures ---- */
-
-/* Makes this failure the result of the next item (tp_work_fail). */
-static void fail_item(tp_work *w, tp_failure_kind kind, const char *message)
-{
-    tp_block *b = tp_block_new_failure(kind, message, w->attempt, w->worker->index);
-    if (b)
-        b->may_retry = kind == TP_KIND_ERROR;
-    tp_work_fail(w, b);
-}
-
 /* ---- arrays ---- */
 
 /* The array that column c of the block lies in; NULL: it lies elsewhere. */
@@ -217,6 +206,30 @@ static int bring_inputs_home(const tp_work *w, uint32_t n, tp_error *err)
                                                         n * tp_type_size(b->type[c]), err))
             return -1;
     return 0;
+}
+
+/* ---- failures ---- */
+
+/* Makes this failure the result of the next item (tp_work_fail); `has_input`: what the host sees of
+ * the item's input is what that is. */
+static void fail_item(tp_work *w, tp_failure_kind kind, const char *message, bool has_input)
+{
+    tp_block *b = tp_block_new_failure(kind, message, w->attempt, w->worker->index);
+    if (b) {
+        b->may_retry = kind == TP_KIND_ERROR;
+        b->hides_input = !has_input;
+    }
+    tp_work_fail(w, b);
+}
+
+/* The same for n items. Failures have their inputs; those that a device cannot give are not
+ * known. */
+static void fail_items(tp_work *w, uint32_t n, tp_failure_kind kind, const char *message)
+{
+    tp_error ignored = { 0 };
+    bool has_inputs = bring_inputs_home(w, n, &ignored) == 0;
+    for (uint32_t i = 0; i < n; i++)
+        fail_item(w, kind, message, has_inputs);
 }
 
 /* ---- results ---- */
@@ -309,7 +322,7 @@ static tp_block *new_results(const output *o, const tp_kernel *k, uint32_t at, u
     return b;
 }
 
-/* ---- failures ---- */
+/* ---- messages of failures ---- */
 
 /* Number d, from 0, of the message of element `at`. */
 static double load_detail(const tp_kernel *k, const output *o, uint32_t at, unsigned d)
@@ -446,9 +459,10 @@ static int put_message(tp_buf *to, const tp_kernel *k, const output *o, uint32_t
     return rc ? rc : tp_buf_add(to, "", 1);
 }
 
-/* Makes the failure of element `at` from the number that the kernel gave it in `failed`. */
+/* Makes the failure of element `at` from the number that the kernel gave it in `failed`; has_input:
+ * see fail_item. */
 static void fail_element(tp_work *w, const tp_kernel *k, const output *o, uint32_t at,
-                         unsigned number)
+                         unsigned number, bool has_input)
 {
     const char *message = "failed for an unknown reason";
     tp_buf text = { 0 };
@@ -456,7 +470,7 @@ static void fail_element(tp_work *w, const tp_kernel *k, const output *o, uint32
         message = put_message(&text, k, o, at, &k->failures[number - 1])
                       ? "failed, and there is no memory for its message"
                       : (const char *)text.data;
-    fail_item(w, TP_KIND_ERROR, message);
+    fail_item(w, TP_KIND_ERROR, message, has_input);
     tp_buf_free(&text);
 }
 
@@ -475,9 +489,9 @@ static void hand_over(tp_work *w, const tp_kernel *k, output *o, const uint8_t *
                       bool leaves_failures)
 {
     uint32_t at = 0;
-    tp_error ignored = { 0 }; /* when that fails, the failures show outdated inputs */
-    if (failed && find_failed(failed, n) < n)
-        bring_inputs_home(w, n, &ignored); /* failures have their inputs */
+    tp_error ignored = { 0 };
+    bool has_inputs = !failed || find_failed(failed, n) == n ||
+                      bring_inputs_home(w, n, &ignored) == 0;
     while (at < n && !(leaves_failures && failed && failed[at])) {
         uint32_t end = failed ? at + find_failed(failed + at, n - at) : n;
         if (end > at) {
@@ -490,7 +504,7 @@ static void hand_over(tp_work *w, const tp_kernel *k, output *o, const uint8_t *
             at = end;
         }
         if (at < n && !leaves_failures) {
-            fail_element(w, k, o, at, failed[at]);
+            fail_element(w, k, o, at, failed[at], has_inputs);
             at++;
         }
     }
@@ -656,8 +670,7 @@ static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, t
         /* bring home before the sink gets the results */
         if (w->at + count == tp_work_end(w) && settle(r, s, k, err)) {
             tp_block_free(out.numbers);
-            for (uint32_t i = 0; i < count; i++)
-                fail_item(w, TP_KIND_DEVICE, err->message);
+            fail_items(w, count, TP_KIND_DEVICE, err->message);
             tp_launch_forget_lost(k);
             return 0;
         }
@@ -676,7 +689,7 @@ static int run_part(tp_slice_runner *r, tp_slice *s, tp_kernel *k, uint32_t n, t
     if (ready < n) {
         char message[600];
         snprintf(message, sizeof message, "%s%s", k->where ? k->where : "", why);
-        fail_item(w, TP_KIND_ERROR, message);
+        fail_items(w, 1, TP_KIND_ERROR, message);
     }
     return 0;
 }
@@ -807,8 +820,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         if (rc != TP_LAUNCH_WROTE && prepare_to_leave(r, s, &err) == 0 &&
             tp_job_leave_site(s->job, s->agent->site))
             break;
-        for (uint32_t i = 0; i < n && w->at < end; i++)
-            fail_item(w, TP_KIND_DEVICE, err.message);
+        fail_items(w, end - w->at < n ? end - w->at : n, TP_KIND_DEVICE, err.message);
         tp_launch_forget_lost(k);
         set_told(kernels);
     }

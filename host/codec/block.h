@@ -94,6 +94,7 @@ typedef struct tp_block {
     uint32_t open;            /* inputs: items that have no result yet; engine's lock */
     bool may_retry;           /* FAILURE: raised by the user's function, so that `retries` apply */
     bool is_crash;            /* FAILURE: the worker died, so that `crash_retries` apply */
+    bool hides_input;         /* FAILURE: the block of inputs does not have what is in its arrays */
     /* VALUES, FAILURE: the messages come from another process or a file, and are decoded as
      * hostile */
     bool is_foreign;

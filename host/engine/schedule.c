@@ -203,7 +203,7 @@ static void sink_append(tp_work *w, tp_block *b)
 {
     tp_slice *s = (tp_slice *)w;
     bool lacks_input = b->kind == TP_BLOCK_FAILURE && w->block->kind != TP_BLOCK_FAILURE &&
-                       b->input.len == 0;
+                       b->input.len == 0 && !b->hides_input;
     /* the failure of a cancelled job is not seen, and the strings that are pinned for the input may
      * be gone (core_pin.c) */
     if (lacks_input && !sink_is_cancelled(w))

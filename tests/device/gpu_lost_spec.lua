@@ -80,6 +80,34 @@ describe("A device that loses all that is on it", function()
     assert(n_failed > 0)
   ]])
 
+  script("fails inputs that only it has with what they are, or with none when it has lost them", [[
+    local n, n_lost = 5000, 0
+    local f = app:func { name = "f" } (function(x) return x + 1 end)
+    local function tried(fail)
+      local b = tidepool.gpu.device():buffer("double", n):fill(7)
+      fail()
+      local fine, list = pcall(function() return f:map(b, { return_exceptions = true }):list() end)
+      faults.faults_fail(0)
+      faults.faults_kill(0)
+      return fine and list or {}
+    end
+    assert(tried(function() end)[n] == 8)
+    for i, v in ipairs(tried(function() faults.faults_fail(100) end)) do
+      assert(v.kind == "device" and v.index == i and v.input[1] == 7 and v.input.n == 1)
+    end
+    for call = 1, 20 do
+      for _, v in ipairs(tried(function() faults.faults_kill(call) end)) do
+        if v ~= 8 then
+          assert(v.kind == "device" and (v.input == nil or v.input[1] == 7))
+          n_lost = n_lost + (v.input and 0 or 1)
+        end
+      end
+      pcall(function() f:map({ 1 }):list() end)
+      pcall(function() tidepool.gpu.device():buffer("double", 1):sum() end)
+    end
+    assert(n_lost > 0)
+  ]])
+
   script("fails maps, or not, with the right results, whenever it dies; and the next map is right", [[
     local n = 40000
     local xs, out = numbers(n), tidepool.array("double", n)
