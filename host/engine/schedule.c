@@ -192,10 +192,10 @@ void tp_func_release_permit(tp_engine *e, tp_func *f)
 
 static bool sink_is_cancelled(const tp_work *w)
 {
-    const tp_job *job = ((const tp_slice *)w)->job;
-    uv_mutex_lock(&job->engine->lock);
-    bool is = tp_job_is_unwanted(job);
-    uv_mutex_unlock(&job->engine->lock);
+    const tp_slice *s = (const tp_slice *)w;
+    uv_mutex_lock(&s->job->engine->lock);
+    bool is = tp_slice_is_cancelled_locked(s);
+    uv_mutex_unlock(&s->job->engine->lock);
     return is;
 }
 

@@ -88,8 +88,8 @@ typedef struct tp_sink {
      * fails for want of memory. */
     void (*starve)(tp_work *w);
 
-    /* Is the work not wanted any more, because its job or one that it is nested in was
-     * cancelled? */
+    /* Is the work not wanted any more, because its job or one that it is nested in was cancelled,
+     * or others run its items (late.c)? */
     bool (*is_cancelled)(const tp_work *w);
 
     /* The running item waits for others: release its permit (a place under the function's limit);

@@ -2,7 +2,9 @@
 --
 -- Each in a process of its own, with a card that has room for so many bytes: tests/opencl/faults.c.
 
+local assert = require "luassert"
 local card = require "tests.support_card"
+local devices = require "tests.support_device"
 
 -- kinds: what uses memory, each with its check; all of it needs 16 bytes for each of the N elements
 -- of an array, and some 100,000 bytes for launches.
@@ -107,4 +109,30 @@ describe("A device whose memory is short", function()
     kept = nil
     kinds[1]()
   ]], short(1200000))
+
+  devices.on_pocl(it, pending)("has it beside a launch that hangs, whose inputs threads have run", function()
+    local done = card.run([[
+      local function work(x)
+        local s = x
+        for i = 1, 50 do s = s * 0.5 + i end
+        return s
+      end
+      local spare = app:func { gpu = "auto", name = "spare" } (work)
+      local f = app:func { name = "f" } (function(x) return x + 1 end)
+      local xs, many = numbers(200000), numbers(1000000)
+      f:map(xs):array()
+      repeat
+        local results = spare:map(xs, { times = true })
+        results:list()
+      until results:times().device:sum() > 0
+      faults.faults_stall(0, 1)
+      repeat spare:map(xs):list() until faults.faults_stalled() > 0
+      local ys = f:map(many):array() -- in parts: there is not so much room
+      for i = 1, #many do assert(ys[i] == i + 1) end
+      faults.faults_go_on()
+      print "right"
+    ]], short(6000000))
+    assert.equal("right\n", done.stdout)
+    assert.matches("^tidepool: spare: [^\n]+ has not come back from %d+ inputs?, [^\n]+\n$", done.stderr)
+  end)
 end)
