@@ -731,6 +731,8 @@ int tp_copies_note_written(tp_copies *c, tp_copy *copy, size_t from, size_t to, 
 {
     bool is_noted = true;
     uv_mutex_lock(&c->lock);
+    /* who brings home what was ahead before takes it for all that is ahead */
+    await(c, copy);
     copy->foreign = foreign;
     if (is_home)
         tp_parts_remove(&copy->ahead, from, to);
@@ -751,7 +753,10 @@ int tp_copies_adopt(tp_copies *c, const tp_open_device *open, tp_array *a, cl_me
         return tp_error_oom(err, "a device's buffer");
     *made = (tp_copy){ .array = a, .open = *open, .size = a->size };
     uv_mutex_lock(&c->lock);
-    tp_copy *copy = find_copy(a, open->life, 0, a->size);
+    tp_copy *copy;
+    /* what is on its way home, to make room, may be older than what is ahead from now on */
+    while ((copy = find_copy(a, open->life, 0, a->size)) && copy->is_busy && !is_lost(copy))
+        await_change(c);
     /* The buffer's memory was given up as the array's copy, and a map has made another copy
      * since. */
     if (copy && copy->mem != mem && !copy->users && !copy->is_busy) {
@@ -767,11 +772,13 @@ int tp_copies_adopt(tp_copies *c, const tp_open_device *open, tp_array *a, cl_me
         made = NULL;
         link_copy(c, copy);
     }
-    bool is_noted = copy->mem == mem && tp_parts_add(&copy->ahead, 0, a->size) &&
-                    tp_parts_add(&copy->valid, 0, a->size);
-    outdate_others(copy, 0, a->size);
-    copy->foreign = type;
-    bool is_other = copy->mem != mem;
+    bool is_other = copy->mem != mem, is_noted = false;
+    if (!is_other) {
+        is_noted = tp_parts_add(&copy->ahead, 0, a->size) &&
+                   tp_parts_add(&copy->valid, 0, a->size);
+        outdate_others(copy, 0, a->size);
+        copy->foreign = type;
+    }
     uv_mutex_unlock(&c->lock);
     free(made);
     free_copy(old);

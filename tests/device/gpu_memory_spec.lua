@@ -110,6 +110,25 @@ describe("A device whose memory is short", function()
     kinds[1]()
   ]], short(1200000))
 
+  -- the copy of the buffer goes, though the buffer stays
+  script("knows what a buffer has by now, when what it had comes home to make room", [[
+    local n = 2 ^ 20
+    local b = device:buffer("double", n)
+    b:fill(1)
+    for i in f:map(b, { window = 5000 }) do
+      if i == 6000 then break end
+    end
+    local before = faults.faults_moved(1)
+    local crowd = g:spawn_map(numbers(200000)) -- there is no room for it
+    while faults.faults_moved(1) - before < 6 * n do tidepool.sleep(0.001) end -- three of four pieces
+    add(n, b)
+    for i, v in f:map(b, { window = n / 8 }) do
+      while i == 1 and not crowd:done() do tidepool.sleep(0.01) end
+      assert(v == 5, i)
+    end
+    assert(crowd:list()[7] == 14)
+  ]], "FAULTS_CARD=1 FAULTS_MEMORY=1000000000 FAULTS_ROOM=9400000 FAULTS_LAZY=150000000")
+
   devices.on_pocl(it, pending)("has it beside a launch that hangs, whose inputs threads have run", function()
     local done = card.run([[
       local function work(x)
