@@ -523,7 +523,7 @@ static int keep_output(tp_launch_queue *q, unsigned slot, tp_array *array, const
 /* The launch is over, and what it gives through argument `slot` is in the device's copy of the
  * array, and in the array itself unless it stays there. */
 static int note_output(tp_launch_queue *q, const tp_kernel *k, unsigned slot, tp_array *array,
-                       const void *data, size_t size, bool stays, tp_error *err)
+                       void *data, size_t size, bool stays, tp_error *err)
 {
     tp_mover mover = mover_of(q);
     tp_type foreign = k->is_foreign ? k->arguments[slot].type : TP_TYPES;
@@ -531,6 +531,8 @@ static int note_output(tp_launch_queue *q, const tp_kernel *k, unsigned slot, tp
     if (!array || q->open.device->is_unified)
         return 0;
     size_t at = (size_t)((const char *)data - (const char *)array->data);
+    if (!copy && stays && foreign != TP_TYPES) /* it was to be made so on its way home */
+        tp_make_canonical(foreign, data, size / tp_type_size(foreign));
     if (!copy)
         tp_copies_note_home(q->copies, array, at, at + size);
     else if (tp_copies_note_written(q->copies, copy, at, at + size, !stays, foreign))

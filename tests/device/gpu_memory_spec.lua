@@ -154,4 +154,11 @@ describe("A device whose memory is short", function()
     assert.equal("right\n", done.stdout)
     assert.matches("^tidepool: spare: [^\n]+ has not come back from %d+ inputs?, [^\n]+\n$", done.stderr)
   end)
+
+  script("gives canonical NaNs where results have no room on the device", [[
+    local odd = app:func { name = "odd", kernel = "double odd(double x) { return as_double(0xfffc000000000000UL + (ulong)x); }" }
+    local results = odd:map(xs)
+    while not results:done() do tidepool.sleep(0.01) end
+    for _, v in results do assert(type(v) == "number") end
+  ]], "FAULTS_CARD=1 FAULTS_MEMORY=1000000")
 end)
