@@ -31,6 +31,10 @@ bool tp_opencl_is_stuck(tp_executor *ex, unsigned device, uint64_t patience_ns);
  * err set when it runs none. Any thread; blocks for some seconds. */
 int tp_opencl_free_up(tp_executor *ex, unsigned device, tp_error *err);
 
+/* Does the device not give what only it has, since it is stuck? One that only may be is tried
+ * first, as by tp_opencl_free_up. Any thread; blocks for some seconds. */
+bool tp_opencl_keeps(tp_executor *ex, unsigned device, uint64_t patience_ns);
+
 /* A launch by hand whose wait was given up. All zero: there is none. */
 typedef struct tp_lost {
     /* ---- guarded by the engine's lock ---- */

@@ -5,7 +5,7 @@
 
 #include "opencl/launch.h"
 
-/* tp_opencl_is_stuck, which stands above this. */
+/* tp_opencl_keeps, which stands above this. */
 typedef bool tp_asks_stuck(struct tp_executor *ex, unsigned device, uint64_t patience_ns);
 
 /* What a job's slices are run with: the job's `executor_data`. */

@@ -223,12 +223,10 @@ static void pass(tp_cl_pool *p, unsigned device)
 
 /* Locked by the engine's lock: does the device run only what nobody waits for, or has it not come
  * back from some? `all`: if it has more than one thread, all of them do. */
-static bool is_stuck(const tp_cl_pool *p, unsigned device, bool all)
+static bool hangs_itself(const tp_cl_pool *p, unsigned device, bool all)
 {
     unsigned serving = 0, idle = 0, wanted = 0, given_up = 0;
     bool has_left = false, is_hung = p->hung >> device & 1;
-    if ((!all || is_hung) && find_doubt(p, device) >= 0)
-        return true;
     for (const tp_lost *l = p->lost; l; l = l->next)
         if (l->device == device && !(l->passed >> device & 1) && !has_run(l))
             return true;
@@ -251,6 +249,13 @@ static bool is_stuck(const tp_cl_pool *p, unsigned device, bool all)
     if (given_up > 0 && p->base.lost_sites >> device & 1)
         return true;
     return wanted == 0 && given_up > 0 && !(all && idle > 0 && !is_hung);
+}
+
+/* The same, and is it in doubt? With `all` only if it ran nothing when it was tried. */
+static bool is_stuck(const tp_cl_pool *p, unsigned device, bool all)
+{
+    bool is_hung = p->hung >> device & 1;
+    return ((!all || is_hung) && find_doubt(p, device) >= 0) || hangs_itself(p, device, all);
 }
 
 bool tp_opencl_is_stuck(tp_executor *ex, unsigned device, uint64_t patience_ns)
@@ -449,6 +454,19 @@ static int free_up(tp_cl_pool *p, const tp_cl *cl, unsigned device, tp_error *er
     }
     tp_open_device open = { cl, &cl->devices[device], device, life->context, life };
     return tp_cl_pool_start_workers(p, &open, err);
+}
+
+bool tp_opencl_keeps(tp_executor *ex, unsigned device, uint64_t patience_ns)
+{
+    tp_cl_pool *p = (tp_cl_pool *)ex;
+    tp_error ignored = { 0 };
+    if (!tp_opencl_is_stuck(ex, device, patience_ns))
+        return false;
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    bool may_try = !p->idle.is_stopping && !(p->hung >> device & 1) &&
+                   !hangs_itself(p, device, false);
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+    return !may_try || tp_opencl_free_up(ex, device, &ignored) != 0;
 }
 
 int tp_opencl_free_up(tp_executor *ex, unsigned device, tp_error *err)

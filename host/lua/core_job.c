@@ -414,7 +414,7 @@ static int l_job_open(lua_State *L)
         config.draws = tp_source_next(tp_core_source(ctx), false);
     tp_kernels *kernels = NULL;
     if (kernel)
-        kernels = tp_kernels_new(ctx->host, config.func, kernel, tp_opencl_is_stuck);
+        kernels = tp_kernels_new(ctx->host, config.func, kernel, tp_opencl_keeps);
     if (kernel && !kernels)
         return tp_codec_raise_memory(L);
     if (kernels && reducer)

@@ -291,6 +291,25 @@ describe("a device that does not come back", function()
     assert(both:map(xs):array()[n] == 2 * n)
   ]], "FAULTS_CARD=1 POCL_DEVICES='pthread pthread'")
 
+  script("leaves what another one has written, which comes home when its map is left", [[
+    local n = 20000
+    local out = tidepool.array("double", n)
+    local w = app:func { gpu = "basic", name = "w" } (function(x) out[x] = 3 * x return x end)
+    local hung = app:func { gpu = "pthread", name = "hung" } (function(x) return x + 1 end)
+    w:map({ 1 }):list()
+    hung:map({ 1 }):list()
+    out:fill(0)
+    local results = w:map(tidepool.range(n), { window = 5000 })
+    for i in results do
+      if i == 3000 then break end
+    end
+    until_it_is(function() return results:progress().running == 0 end)
+    stuck(hung)
+    results = nil
+    until_it_is(function() return out[3000] == 9000 end)
+    faults.faults_go_on()
+  ]], "FAULTS_CARD=1 POCL_DEVICES='pthread basic'")
+
   script("lets the program end, opened anew or not", [[
     faults.faults_occupy(1)
     stuck(f)

@@ -39,7 +39,7 @@ static int use_kernel(node *n, chunk *k, tp_job_config *config, tp_error *err)
     if (!i->kernel)
         return -1;
     config->executor_data = (tp_ref *)tp_kernels_new(k->session->host, config->func, i->kernel,
-                                                     tp_opencl_is_stuck);
+                                                     tp_opencl_keeps);
     if (!config->executor_data)
         return tp_error_oom(err, "work");
     config->executor = tp_host_executor_that(k->session->host, TP_RUNS_KERNELS);
