@@ -267,9 +267,10 @@ static bool find_room(tp_queue *q, shortage *s)
     tp_copies_note_shortage(tp_opencl_copies(q->executor));
     tp_room_join(room, &s->me);
     s->is_alone = true;
-    bool is_wanted = tp_room_be_alone(room, &s->me, is_given_up, q);
+    if (!tp_room_be_alone(room, &s->me, is_given_up, q))
+        return false;
     tp_room_empty(room, true);
-    return is_wanted;
+    return true;
 }
 
 static void end_shortage(tp_queue *q, shortage *s)

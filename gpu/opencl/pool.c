@@ -247,8 +247,10 @@ int tp_cl_pool_open_device(tp_cl_pool *p, const tp_cl *cl, unsigned device, tp_o
     if (is_new && !(life = tp_life_begin(cl, &cl->devices[device], err)))
         return -1;
     *out = (tp_open_device){ cl, &cl->devices[device], device, life->context, life };
-    if (is_new && tp_cl_pool_start_workers(p, out, err)) {
-        tp_ref_drop(life);
+    /* one that is not new has none if none could be started in the place of those that hang */
+    if (tp_cl_pool_start_workers(p, out, err)) {
+        if (is_new)
+            tp_ref_drop(life);
         return -1;
     }
     p->lives[device] = life;
