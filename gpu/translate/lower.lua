@@ -92,7 +92,8 @@ function lower.def(program, fn, options, infer, find_function)
         program = program, fn = fn, name = options.name, infer = infer, function_of = find_function,
         -- of tables and variables; kinds: what a variable that is assigned to is given, as in a
         -- class
-        sites = {}, variables = {}, kinds = {}, ranges = {}, widened = {}, choices = {}, results = {}, copied = {}, booleans = {}, either = {},
+        sites = {}, variables = {}, kinds = {}, ranges = {}, of_length = {}, widened = {},
+        choices = {}, results = {}, copied = {}, booleans = {}, either = {},
         -- of what may be nil (optional.lua); takes_nil: variables that get elements
         nilable = {}, optional = {}, missing = {}, misses = {}, lends = {}, asked = {}, gives_texts = {}, nil_locals = {}, takes_nil = {},
         -- of texts that are numbers (symbols.lua), functions that are chosen (choices.lua),

@@ -155,6 +155,15 @@ describe("a length or a size that is known", function()
   end)
 end)
 
+it("a field that may not be set has no known type", function()
+  local why = refusal(function(x, y)
+    local t = {}
+    local function put(v) if v < 0 then return 0 end t.v = v return 1 end
+    return put(x) + (type(t.v) == "number" and y or 2)
+  end)
+  assert.matches("type does not exist here", why)
+end)
+
 describe("a check of types", function()
   local Vec = {}
   Vec.__index = Vec

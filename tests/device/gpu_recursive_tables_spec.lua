@@ -525,3 +525,39 @@ describe("Functions with tables that call themselves", function()
     end
   end)
 end)
+
+describe("a function that calls itself", function()
+  local chosen = { math.abs, function(v) return v * 3 end }
+  same("sees names as they are when it is called", 9, function(x, y)
+    local f, best = function(v) return v + y end, nil
+    local function sum(n)
+      if n <= 0 then return 0 end
+      local s = f(n) + (best and 100 or 1)
+      best = n
+      return s + sum(n - 1)
+    end
+    local first = sum(x)
+    f = function(v) return v * 10 end
+    return first * 1000 + sum(y)
+  end)
+  same("takes functions and texts that are chosen, and gives texts", 9, function(x, y)
+    local function walk(n, f, mode)
+      if n <= 0 then return 0, mode end
+      if n > 6 then return 1, "far" end
+      local s, last = walk(n - 1, chosen[n % 2 + 1], n > 3 and "slow" or mode)
+      return s + f(n - 4), last
+    end
+    local s, last = walk(x, chosen[y % 2 + 1], "fast")
+    return s * 10 + (last == "fast" and 1 or last == "slow" and 2 or 3)
+  end)
+  same("sees one table by two names", 9, function(x, y)
+    local function set(a, b, n)
+      if n <= 0 then return 0 end
+      a.v = 1
+      b.v = 2
+      return (a.v == 1 and 1 or 10) + set(b, a, n - 1)
+    end
+    local t, u = { v = 0 }, { v = y }
+    return set(t, t, x) * 100 + set(t, u, 2) + t.v
+  end)
+end)

@@ -117,7 +117,8 @@ function statement.Assign(inst, node, flow)
             local kind = storable(inst, value and value.node or node, value and value.kind or (not value and "nil" or nil), ("'%s'"):format(var.name))
             widen(inst, node, var, kind, value.varies or (inst.simd and flow.level > inst.vars[var].level))
         end
-        states[i] = is_nil and "nil" or state_for(inst, flow, value)
+        -- What the function has of its caller may be reached by another name, too.
+        states[i] = is_nil and "nil" or inst.vars[var].is_ref and true or state_for(inst, flow, value)
     end
     for i, target in ipairs(node.targets) do flow.assigned[target.var] = states[i] end
     return not ends_in(inst, node.exprs)

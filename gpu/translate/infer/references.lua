@@ -28,6 +28,12 @@ local function add(inst, flow, inputs, key, formal, name)
     if state ~= "nil" then state = state and true or nil end
     local kind = known.kind ~= "k" and known.kind or "num"
     if not known.kind then kind = nil end
+    for i, input in ipairs(inputs) do
+        if input.ref and input.ref.var == name.var then -- the same by two names
+            key[#key + 1] = "as " .. i
+            input.state, state = input.state ~= "nil" and input.state or nil, state ~= "nil" and state or nil
+        end
+    end
     key[#key + 1] = ("&%s %s"):format(kind or "?", tostring(state))
     inputs[#inputs + 1] = { var = formal, ref = name, kind = kind, varies = inst.simd, room = known.room, state = state }
 end

@@ -42,6 +42,7 @@ end
 local function widen_range(L, var, node)
     local known = L.ranges[var]
     local range = node and range_of(L, node) or false
+    if range and ranges.is_of_length(node) then classes.learn(L, L.of_length, var, true) end
     if known == nil then
         L.ranges[var] = range
         note_change(L)
@@ -126,11 +127,11 @@ local function bind(L, at, var, value)
             L.scope.vars[var] = value
             return
         end
-        new.range = node and range_of(L, node)
+        new.range, new.is_of_length = node and range_of(L, node), node and ranges.is_of_length(node)
         new.is_number = node and is_number(node)
     else
         if node and node.tag ~= "Nil" then widen_range(L, var, node) end
-        new.range = L.ranges[var] or nil
+        new.range, new.is_of_length = L.ranges[var] or nil, L.of_length[var]
     end
     L.scope.vars[var] = { t = "variable", var = new, of = var, class = not var.assigned and value and value.class or nil, may_be_nil = may_be_nil,
         flag = value and value.flag, origin = value and value.origin, why = value and value.why,
@@ -186,7 +187,7 @@ local function place_to_write(L, at, base, key)
     class = make_list(L, class)
     local list = base.storage.list
     local range = range_of(L, key)
-    local within = class.count and is_inside(range, 1, class.count)
+    local within = class.count and is_inside(range, 1, class.count) and not ranges.is_of_length(key)
     if not within then
         if not class.grows then
             class.grows = true
@@ -297,6 +298,7 @@ local function store(L, at, target, value)
         scopes.forget_known(L, target.var)
         local is_nil = value.t == "scalar" and value.node.tag == "Nil"
         optional.note_nilable(L, known.of, value)
+        if value.flag and not known.flag and not L.changed then value = optional.settle(L, at, value) end
         if value.origin and not L.takes_nil[known.of] then
             L.takes_nil[known.of] = true
             note_change(L)
@@ -376,6 +378,7 @@ end
 local function assign_default(L, node, scope)
     local var = node.targets[1].var
     local value = expr_list(L, node.exprs)[1]
+    scopes.note_other(scope)
     if value.t == "scalar" then
         scope.vars[var] = hold_value(L, node, value, var.name)
     else

@@ -80,6 +80,7 @@ local function name_of_case(value)
     for i, case in ipairs(value.cases) do list[i] = name_of_case(case.value) end
     return table.concat(list, " ")
 end
+choices.name_of_case = name_of_case
 
 --- The function of the key and the arguments that calls the right one, with `count` arguments.
 function choices.dispatcher(L, node, choice, count)

@@ -1,11 +1,13 @@
 -- lifted_arguments.lua: arguments of functions that call themselves (lifting.lua): what is known of
 -- them, what stands for them in the function, what a call passes, and what it does to tables.
 
+local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local scopes = require "tidepool.translate.lower.scopes"
+local symbols = require "tidepool.translate.lower.symbols"
 
 local arguments = {}
 
@@ -15,14 +17,18 @@ local number, refuse = nodes.number, nodes.refuse
 local new_storage, note_mutation, object = places.new_storage, places.note_mutation, places.object
 local bind_table = scopes.bind_table
 
--- What a parameter is: "number", "table", "element" (of a captured list of tables) or "fixed", what
--- the function has as a part of it; the last two with what tells it from others.
+-- What a parameter is: "number", "table", "text" (one of several), "element" (of a captured list of
+-- tables), "choice" (of functions) or "fixed", what the function has as a part of it; the last
+-- three with what tells it from others.
 local function role_of(L, at, callee, param, value)
     if value.t == "scalar" then
-        local fixed = value.node.tag == "Fixed" and value.node.static.value
-        if value.node.tag == "String" or type(fixed) == "string" then return "fixed", tostring(fixed or value.node.value) end
-        return "number"
+        if not symbols.is_text(value.node) then return "number" end
+        if value.node.tag == "Symbol" or param.assigned then return "text" end
+        local static = value.node.static
+        if static then L.program.baked[static.key] = static end
+        return "fixed", static and static.value or value.node.value
     end
+    if value.t == "choice" then return "choice", choices.name_of_case(value) end
     if param.assigned then
         refuse(L, at, "'%s' assigns to its parameter '%s', which is given a table; use another local", callee.name, param.name)
     end
@@ -30,6 +36,23 @@ local function role_of(L, at, callee, param, value)
     if value.t == "element" then return "element", value.static.key end
     if value.t == "function" then return "fixed", tostring(value.def) end
     return "fixed", value.static.key .. tostring(value.static.value)
+end
+
+--- What scopes.version says of the functions that a value is.
+function arguments.version(value)
+    if value.t == "function" then return scopes.version(value.scope) end
+    local sum = 0
+    for _, case in ipairs(value.t == "choice" and value.cases or {}) do sum = sum + arguments.version(case.value) end
+    return sum
+end
+
+--- Do two values with the same name have the same functions, in the same scopes?
+function arguments.are_same(a, b)
+    if a.t == "function" then return a.scope == b.scope end
+    for i, case in ipairs(a.t == "choice" and a.cases or {}) do
+        if not arguments.are_same(case.value, b.cases[i].value) then return false end
+    end
+    return true
 end
 
 local function is_nil(value) return value.t == "scalar" and value.node.tag == "Nil" end
@@ -54,15 +77,16 @@ function arguments.info_of(L, at, callee, values)
     end
     for i, param in ipairs(def.params) do
         local value, known = values[i], info.roles[i]
-        if is_nil(value) and known == "table" or roles[i] == "table" and known == "nothing" then
+        local is_flagged = known == "table" or known == "text" or roles[i] == "table" or roles[i] == "text"
+        if is_flagged and (is_nil(value) and known and known ~= "nothing" or known == "nothing" and not is_nil(value)) then
             learn(L, info.may_be_nil, i, true)
-            learn(L, info.roles, i, "table")
+            learn(L, info.roles, i, is_nil(value) and known or roles[i])
         elseif is_nil(value) then
             info.roles[i] = known or "nothing"
             if known == "number" and param.assigned then learn(L, info.may_be_nil, i, true) end
         elseif known and known ~= "nothing" and known ~= roles[i] then
-            -- a local may turn out to be a table's in this round
-            if roles[i] == "table" then learn(L, info.roles, i, "table") end
+            -- a local may turn out to be a table's, or a text's, in this round
+            if roles[i] == "table" or roles[i] == "text" then learn(L, info.roles, i, roles[i]) end
             L.refusal = L.refusal or { at, "'%s' of '%s', which calls itself, is a %s in one place and a %s in another; a value has one type on a "
                 .. "device", param.name, callee.name, known, roles[i] }
         elseif known ~= roles[i] then
@@ -137,6 +161,9 @@ function arguments.bind(L, at, lift, scope, i, value)
     elseif role == "element" then
         local index = parameter("index of " .. param.name)
         scope.vars[param] = known { t = "element", static = value.static, index = name_of(L, at, index), example = value.example }
+    elseif role == "choice" then
+        local which = parameter("which of " .. param.name)
+        scope.vars[param] = known { t = "choice", key = name_of(L, at, which), cases = value.cases, path = value.path, is_by_text = value.is_by_text }
     elseif role == "fixed" then
         scope.vars[param] = value
     else
@@ -148,8 +175,13 @@ function arguments.bind(L, at, lift, scope, i, value)
             own = new_local(L, "has " .. param.name, at, true)
             emit(L, node_at(L, at, "Local", { vars = { own }, exprs = { name_of(L, at, flag) } }))
         end
-        scope.vars[param] = known { t = "variable", var = var, of = param, is_parameter = true, class = value.class }
-        scope.vars[param].flag = own
+        if not flag and param.assigned and L.nilable[param] then -- it is there, and assigned nil
+            own = new_local(L, "has " .. param.name, at, true)
+            emit(L, node_at(L, at, "Local", { vars = { own }, exprs = { node_at(L, at, "True", {}) } }))
+        end
+        local symbol = role == "text" or param.assigned and L.symbols[param] or nil
+        scope.vars[param] = known { t = "variable", var = var, of = param, is_parameter = true, class = value.class, symbol = symbol }
+        scope.vars[param].flag, scope.vars[param].may_be_nil = own, own ~= nil or scope.vars[param].may_be_nil
     end
 end
 
@@ -157,7 +189,7 @@ end
 function arguments.pass(L, at, lift, i, value, args, refs)
     local info, param = lift.info, lift.def.params[i]
     local role = info.roles[i]
-    local nothing = is_nil(value) or role == "table" and value.t ~= "object" or role == "element" and value.t ~= "element"
+    local nothing = is_nil(value) or role == "table" and value.t ~= "object" or (role == "element" or role == "choice") and value.t ~= role
     if role == "fixed" then return end
     if info.may_be_nil[i] and role ~= "nothing" then
         args[#args + 1] = nothing and node_at(L, at, "False", {}) or optional.is_there(L, at, value)
@@ -165,13 +197,18 @@ function arguments.pass(L, at, lift, i, value, args, refs)
     if role == "table" then
         if nothing then
             L.zero = true
-            value = object(new_storage(L, at, info.classes[i], param.name), info.sizes[i] and number(L, at, 0) or nil)
+            value = object(new_storage(L, at, info.classes[i], param.name, info.sizes[i] or nil), info.sizes[i] and number(L, at, 0) or nil)
             L.zero = false
         end
         for _, var in ipairs(locals_of(value.storage, {})) do refs[#refs + 1] = name_of(L, at, var) end
         if info.sizes[i] then args[#args + 1] = value.at or number(L, at, 0) end
     elseif role == "element" then
         args[#args + 1] = nothing and number(L, at, 1) or value.index
+    elseif role == "choice" then
+        args[#args + 1] = nothing and number(L, at, 0) or value.key
+    elseif role == "text" then
+        args[#args + 1] = nothing and number(L, at, 0) or param.assigned and symbols.stored(L, at, L.symbols, param, value.node, param.name)
+            or symbols.number_of(L, at, value.node)
     else
         args[#args + 1] = nothing and info.may_be_nil[i] and number(L, at, 0) or value.node
     end

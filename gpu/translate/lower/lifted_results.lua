@@ -8,6 +8,7 @@ local classes = require "tidepool.translate.lower.classes"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
+local symbols = require "tidepool.translate.lower.symbols"
 
 local results = {}
 
@@ -18,8 +19,9 @@ local number, scalar = nodes.number, nodes.scalar
 local new_storage, note_copy, object = places.new_storage, places.note_copy, places.object
 
 --- What the text says of the results: how many there are, and which of them are tables.
-function results.scan(info, def)
-    local is_table = {}
+function results.scan(L, info, def)
+    local is_table, marks = {}, L.result_symbols[def] or {}
+    L.result_symbols[def] = marks
     local function makes_table(node)
         while node.tag == "Paren" do node = node.expr end
         if node.tag == "Call" and node.callee.tag == "Name" and node.callee.name == "setmetatable" then return true end
@@ -35,7 +37,7 @@ function results.scan(info, def)
                 info.results[k] = result
                 result.is_table = result.is_table or makes_table(each)
                 if each.tag == "String" then
-                    result.several = result.text and result.text ~= each.value or result.several
+                    if result.text and result.text ~= each.value then learn(L, marks, k, true) end
                     result.text = result.text or each.value
                 end
                 for i, param in ipairs(def.params) do
@@ -48,6 +50,9 @@ function results.scan(info, def)
         end
     end
     visit(def.body)
+    for k, result in ipairs(info.results) do
+        if marks[k] then result.text = nil end
+    end
 end
 
 --- The values of a call whose results are written to locals, which are `vars`, and to storage,
@@ -79,7 +84,8 @@ function results.values(L, at, lift, args, vars, refs)
             end
         else
             vars[#vars + 1] = new_local(L, "t", at)
-            value = scalar(name_of(L, at, vars[#vars]))
+            local name, marks = name_of(L, at, vars[#vars]), L.result_symbols[def] or {}
+            value = scalar(marks[k] and symbols.wrap(L, at, name) or name)
         end
         if missing[k] and not is_nil(value) then
             value.flag = new_local(L, "has a result", at)
@@ -176,7 +182,8 @@ function results.give(L, node, values)
             info.results[k] = info.results[k] or { copies = {} }
             learn(L, info.results[k], "is_table", true)
         end
-        if value.t ~= "scalar" or value.flag or value.origin or value.may_be_nil then learn(L, info, "is_full", true) end
+        local is_plain = value.t == "scalar" and not symbols.is_text(value.node) and not value.flag and not value.origin and not value.may_be_nil
+        if not is_plain then learn(L, info, "is_full", true) end
     end
     if L.context.returns then return false end
     -- What a call gives that is all that is returned is returned by the call.

@@ -26,7 +26,8 @@ local walk = require "tidepool.translate.lower.walk"
 local lifting = {}
 
 local learn, note_change = classes.learn, classes.note_change
-local emit, name_of, new_local, node_at, scalar = nodes.emit, nodes.name_of, nodes.new_local, nodes.node_at, nodes.scalar
+local emit, name_of, new_local, node_at = nodes.emit, nodes.name_of, nodes.new_local, nodes.node_at
+local refuse, scalar = nodes.refuse, nodes.scalar
 local note_mutation, object = places.note_mutation, places.object
 local close_scope = scopes.close_scope
 
@@ -87,6 +88,8 @@ local function note_names(lift)
     return has_refs or false
 end
 
+local LIFTED_MAX = 40 -- texts of one function
+
 local KEPT = { "def", "out", "scope", "loops", "present", "context", "lift", "naming", "zero" }
 
 -- Writes the function's body.
@@ -97,7 +100,7 @@ local function write(L, at, lift, callee, values)
         learn(L, L.optional, def, true)
         info.is_full = true
     end
-    if #info.results == 0 then results.scan(info, def) end
+    if #info.results == 0 then results.scan(L, info, def) end
     L.def, L.out, L.present, L.lift, L.naming, L.zero = made, {}, {}, lift, nil, false
     L.scope = { vars = {}, storages = {}, outer = callee.scope, back = L.scope, is_open = true }
     L.context = { fn = callee.fn, def = def, name = callee.name, lift = lift }
@@ -129,20 +132,24 @@ local function lift_of(L, at, callee, values, info)
     local def = callee.def
     local list = L.lifted[def] or {}
     L.lifted[def] = list
+    -- Names around it, and around its arguments, may stand for something else than before.
+    local version = scopes.version(callee.scope)
+    for _, value in ipairs(values) do version = version + arguments.version(value) end
     for _, lift in ipairs(list) do
-        local is_it = lift.info == info and lift.scope == callee.scope
-        for i in ipairs(def.params) do
-            local value = values[i]
-            is_it = is_it and (value.t ~= "function" or lift.values[i].scope == value.scope)
-        end
+        local is_it = lift.info == info and lift.scope == callee.scope and lift.version == version
+        for i in ipairs(def.params) do is_it = is_it and arguments.are_same(values[i], lift.values[i]) end
         if is_it then return lift end
+    end
+    if #list >= LIFTED_MAX then
+        refuse(L, at, "'%s', which calls itself, with more than %d different functions or tables as arguments", callee.name or "a function",
+            LIFTED_MAX)
     end
     local home = callee.home or L.root
     local made = { tag = "Def", line = def.line, last_line = def.last_line, first = def.first, last = def.last, params = {}, names = {}, vars = {},
                    outer = home, source = callee.fn.source }
     local var = { name = callee.name or "function", line = at.line, def = home, assigned = false, bound = made }
     local lift = { info = info, def = def, scope = callee.scope, values = values, made = made, var = var, name = callee.name, mutated = {},
-                   overwritten = {}, at = at }
+                   overwritten = {}, at = at, version = version }
     list[#list + 1] = lift
     write(L, at, lift, callee, values)
     home.prologue = home.prologue or {}

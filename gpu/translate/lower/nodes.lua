@@ -127,7 +127,7 @@ function hold(L, at, node, name)
     if node.tag == "Symbol" then return node_at(L, at, "Symbol", { node = hold(L, at, node.node, name), is_char = node.is_char }) end
     local var = new_local(L, name or "t", at)
     var.range, var.is_rough, var.loop = range_of(L, node), is_rough(node), open_loop(node)
-    var.is_boolean, var.is_plain = is_boolean(node), is_plain(node)
+    var.is_boolean, var.is_plain, var.is_of_length = is_boolean(node), is_plain(node), ranges.is_of_length(node)
     emit(L, node_at(L, at, "Local", { vars = { var }, exprs = { node } }))
     return name_of(L, at, var)
 end
@@ -200,8 +200,9 @@ end
 --- loop or early return is between. `given`: how many returns the function here has had already.
 function nodes.is_surely_run(L, mark, given)
     local context = L.context
-    while context and context ~= mark.context do
-        if context.returns and #context.returns.given > (given or 0) then return false end
+    while context ~= mark.context do
+        -- a function that calls itself has no caller here: it is run more often, or not at all
+        if not context or context.returns and #context.returns.given > (given or 0) then return false end
         context, given = context.caller, nil
     end
     return L.asides == mark.asides

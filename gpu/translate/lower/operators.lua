@@ -172,10 +172,10 @@ function expression.Unop(L, node)
                 local list = value.storage.list
                 if list.is_fixed then return scalar(number(L, node, list.length)) end
                 local last = hold(L, node, last_of(L, node, value), "length")
-                if last.var then last.var.range = { 0, class.to, true } end
+                if last.var then last.var.range, last.var.is_of_length = { 0, class.to, true }, list.from + list.count - 1 > class.to end
                 return scalar(last)
             end
-            if class.grows then make_list(L, class) return scalar(number(L, node, 0)) end
+            if class.grows or places.is_open(class) then make_list(L, class) return scalar(number(L, node, 0)) end
             return scalar(number(L, node, class.count or 0))
         elseif value.t == "element" then
             local form = matrix_of(value.static.value)

@@ -93,8 +93,31 @@ function places.write_var(L, at, var, index, value)
         emit(L, node_at(L, at, "Put", { var = var, index = index, value = value }))
     else
         emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, var) }, exprs = { value } }))
-        var.is_set = var.is_set or nodes.is_surely_run(L, var.mark, 1)
+        var.is_set = var.is_set or nodes.is_surely_run(L, var.mark, var.mark.is_result and 1 or 0)
     end
+end
+
+--- Has a table that was no list yet numbers as keys beside those that its constructor counts?
+function places.is_open(class)
+    for _, key in ipairs(class.order) do
+        if type(key) == "number" and (not class.count or key < 1 or key > class.count or find(class.fields[key]).has_nil) then return true end
+    end
+    return false
+end
+
+--- Is the field of a table of the function surely there?
+function places.is_there(place, key)
+    local storage = place.storage.fields[key]
+    local class = storage and find(storage.class)
+    if not class or class.has_nil then return false end
+    local function is_set(part)
+        if part.var then return part.var.is_set == true end
+        for _, each in pairs(part.fields) do
+            if is_set(each) then return true end
+        end
+        return part.list ~= nil and part.list.first ~= nil and part.list.first.is_set == true
+    end
+    return not class.is_late or is_set(storage)
 end
 
 local function object(storage, index)
@@ -164,6 +187,7 @@ function places.note_overwrite(L, storage) note_effect(L, storage, "overwritten"
 function places.note_mutation(L, at, place)
     local storage = place.storage
     note_effect(L, storage, "mutated", "mutates")
+    storage.changes = (storage.changes or 0) + 1
     while storage do
         storage.mutated = storage.mutated or at.line
         for _, other in ipairs(storage.copies or {}) do
@@ -207,7 +231,7 @@ end
 -- Checks that a list has an element with this index; nothing when that is known.
 function places.check_index(L, at, place, key)
     local list = place.storage.list
-    if list.is_fixed and is_inside(range_of(L, key), 1, list.length) then return end
+    if list.is_fixed and is_inside(range_of(L, key), 1, list.length) and not ranges.is_of_length(key) then return end
     check(L, at, all_of(L, at, { binop(L, at, ">=", key, first_of(L, at, place)), binop(L, at, "<=", key, last_of(L, at, place)), is_whole(L, at,
         key) }),
         { "index ", (" of '%s' has no element, or is not a whole number"):format(place.storage.name) }, key)

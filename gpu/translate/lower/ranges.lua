@@ -20,6 +20,17 @@ local function is_rough(node)
 end
 ranges.is_rough = is_rough
 
+--- Does a length of a list bound the expression, whose range leaves out what is added to the list's
+--- end? Such a range tells how far a list is written, but not that an index is one of its elements.
+local function is_of_length(node)
+    if node.tag == "Name" then return node.var ~= nil and node.var.is_of_length or false end
+    if node.tag == "Binop" then return is_of_length(node.left) or is_of_length(node.right) end
+    if node.tag == "Unop" or node.tag == "Paren" then return is_of_length(node.expr) end
+    for _, arg in ipairs(node.tag == "Call" and node.args or {}) do if is_of_length(arg) then return true end end
+    return (node.tag == "And" or node.tag == "Or") and (is_of_length(node.left) or is_of_length(node.right))
+end
+ranges.is_of_length = is_of_length
+
 -- The line of the loop with an unknown limit whose counter the expression is, plus or minus
 -- something.
 local function open_loop(node)

@@ -49,7 +49,24 @@ local function known_of(L, var)
     local scope = L.scope
     while scope and not scope.vars[var] do scope = scope.outer end
     local known = scope and scope.known and scope.known[var]
-    if known and known.asides == L.asides then return known, scope end
+    if not known or known.asides ~= L.asides then return end
+    -- A function that calls itself is run at other times, too.
+    local context = L.context
+    while context and context ~= known.context do context = context.caller end
+    if context then return known, scope end
+end
+
+--- Notes that a name of the scope stands for something else from here on.
+function scopes.note_other(scope) scope.version = (scope.version or 0) + 1 end
+
+--- A number that is another one once a name seen in the scope stands for something else.
+function scopes.version(scope)
+    local sum = 0
+    while scope do
+        sum = sum + (scope.version or 0)
+        scope = scope.outer
+    end
+    return sum
 end
 
 --- Is the name surely nil here?
@@ -62,6 +79,7 @@ end
 function scopes.rebind(L, var, value)
     local known, scope = known_of(L, var)
     if not known or not nodes.is_surely_run(L, known) then return false end
+    scopes.note_other(scope)
     scope.vars[var], known.is_nil = value, false
     return true
 end

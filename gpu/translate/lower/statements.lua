@@ -33,7 +33,9 @@ function statement.CallStat(L, node)
 end
 
 function statement.Do(L, node, is_tail)
-    local _, body = aside(L, function() scoped(L, node.body, is_tail) end)
+    -- what the function ends with is seen behind it
+    if is_tail then return scoped(L, node.body, is_tail) end
+    local _, body = aside(L, function() scoped(L, node.body) end)
     emit(L, node_at(L, node, "Do", { body = body }))
 end
 
@@ -97,7 +99,7 @@ local function new_result(L, node, i, value)
             local loops, zero = L.loops, L.zero
             L.loops, L.zero = {}, missing
             for k = 1, context.depth do L.loops[k] = loops[k] end
-            L.result_mark = { asides = not missing and context.asides, context = context.caller }
+            L.result_mark = { asides = not missing and context.asides, context = context.caller, is_result = true }
             known = object(new_storage(L, node, L.results[key][i], context.name or "result"))
             L.loops, L.zero, L.result_mark = loops, zero, nil
         end
