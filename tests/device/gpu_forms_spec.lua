@@ -72,6 +72,31 @@ describe("loops over tables", function()
     end)
 end)
 
+describe("loops over tables", function()
+  local function two(v) return v, v + 1 end
+  same_in_vectors("end with a break, at nil, and where the list has become shorter",
+    function(x, y)
+      local p, q, a, b, c = { x, y, z = 7 }, { x, y, 3, 4 }, 0, 0, 0
+      for _, v in pairs(p) do if v == y then break end a = a + v end
+      for i, v in ipairs(q) do b = b + v if i < 3 then table.remove(q) end end
+      for _, v in ipairs { y, two(x) } do c = c * 2 + v end
+      for k in ipairs { 1, nil, 3 } do c = c + k end
+      for _, v in ipairs { 1, two(2) } do for _, w in pairs { d = v } do if w > x then break end c = c + w end if v > y then break end end
+      local function last(v) do local t = { v } return t[1] * 2 end end
+      return a, b, c, last(x) + #p
+    end)
+  it("are refused over a record of which a field may not be there", function()
+    local fine, why = pcall(translate, function(x, y)
+      local t, n = { a = x }, 0
+      if x > y then t.b = y end
+      for _ in pairs(t) do n = n + 1 end
+      return n
+    end, { lanes = 1, name = "f", inputs = { "double", "double" } })
+    assert.is_false(fine)
+    assert.matches("pairs of 't', of which the field 'b' may not be there", why)
+  end)
+end)
+
 describe("variable arguments", function()
   same_in_vectors("are counted, selected, passed on and put into tables",
     function(x, y)

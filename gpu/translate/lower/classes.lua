@@ -4,7 +4,8 @@
 -- A class: is_table; fields by key, with those of a list's elements at "*"; order of the keys;
 -- meta: the metatable, a Static. Of what is no table: is_symbol: it is a text (symbols.lua);
 -- is_boolean, has_number, has_others: it was given booleans, plain numbers, something of which
--- that is not known. Of a list: has_list; from, to: the indexes that are written; counted:
+-- that is not known. Of a field: is_late: not all tables of its class are made with it; has_nil: it
+-- was given nil. Of a list: has_list; from, to: the indexes that are written; counted:
 -- elements that are written at indexes that nobody knows; appended: elements that are added at its
 -- end; count: elements of its constructor; grows: not always as many; has_hole: an element of its
 -- constructor is nil.
@@ -78,7 +79,7 @@ function unify(L, a, b)
     b.same = a
     a.is_table, a.is_boolean = a.is_table or b.is_table, a.is_boolean or b.is_boolean
     a.has_number, a.has_others = a.has_number or b.has_number, a.has_others or b.has_others
-    a.is_symbol = a.is_symbol or b.is_symbol
+    a.is_symbol, a.is_late, a.has_nil = a.is_symbol or b.is_symbol, a.is_late or b.is_late, a.has_nil or b.has_nil
     a.meta = a.meta or b.meta
     a.grows = a.grows or b.grows
     if a.count and b.count and a.count ~= b.count then a.grows = true end
@@ -118,6 +119,14 @@ function classes.note_scalar(L, class, what)
     if class[what] then return end
     class[what] = true
     note_change(L)
+end
+
+--- Notes which fields a table of the class is not made with. `keys`: those that it has, as keys.
+function classes.note_late(L, class, keys)
+    class = find(class)
+    for _, key in ipairs(class.order) do
+        if type(key) == "string" and keys[key] == nil then classes.note_scalar(L, class.fields[key], "is_late") end
+    end
 end
 
 --- Was the place of a class given plain numbers only, as far as is known now?

@@ -45,6 +45,14 @@ local function copy_list(L, at, to, from)
     emit(L, node_at(L, at, "Fornum", { var = var, start = first, limit = last, body = body, start_range = range, limit_range = range }))
 end
 
+-- The keys of a captured table, and what there is at each.
+local function text_of_fields(value)
+    local list = {}
+    for key, each in next, value do list[#list + 1] = ("%s %s %s"):format(type(key), tostring(key), type(each)) end
+    table.sort(list)
+    return table.concat(list, "\n")
+end
+
 local index_value
 
 -- Copies a value to a place. Classes of both are made alike.
@@ -82,6 +90,11 @@ function copy(L, at, to, value)
             end
         end
         table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
+        if value.t == "static" then
+            local form = derived(static, "the keys of " .. static.path, "fields", text_of_fields)
+            L.program.baked[form.key] = form
+        end
+        classes.note_late(L, storage.class, static.value)
         for _, key in ipairs(keys) do
             local field = field_class(L, storage.class, key)
             local target = storage.fields and storage.fields[key] and object(storage.fields[key], to.at)
@@ -101,9 +114,10 @@ function copy(L, at, to, value)
         end
     elseif value.t == "scalar" then
         if find(storage.class).is_table then
-            if value.node.tag == "Nil" then return end
+            if value.node.tag == "Nil" then return classes.note_scalar(L, storage.class, "has_nil") end
             refuse(L, at, "'%s' is a table in one place and a number in another", storage.name)
         end
+        if value.node.tag == "Nil" then classes.note_scalar(L, storage.class, "has_nil") end
         classes.note_scalar(L, storage.class, nodes.is_boolean(value.node) and "is_boolean" or nodes.is_plain(value.node) and "has_number"
             or "has_others")
         write_var(L, at, storage.var, to.at, symbols.stored(L, at, find(storage.class), "is_symbol", value.node, storage.name))

@@ -1,26 +1,30 @@
 -- iteration.lua: loops over tables: ipairs, pairs and next. A list is a loop over its indexes; what
 -- else is known beforehand, a body for each of its keys.
 
+local calls = require "tidepool.translate.lower.calls"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local facts = require "tidepool.translate.lower.facts"
 local loops = require "tidepool.translate.lower.loops"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
+local places = require "tidepool.translate.lower.places"
 local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
+local symbols = require "tidepool.translate.lower.symbols"
 local walk = require "tidepool.translate.lower.walk"
 
 local find, make_list = classes.find, classes.make_list
 local emit, hold_value, name_of, new_local, node_at = nodes.emit, nodes.hold_value, nodes.name_of, nodes.new_local, nodes.node_at
 local number, refuse, scalar = nodes.number, nodes.refuse, nodes.scalar
+local last_of = places.last_of
 local index_value = elements.index_value
 local bind_table, close_scope, open_scope = scopes.bind_table, scopes.close_scope, scopes.open_scope
 local derived, from_zero, is_list_of_tables = statics.derived, statics.from_zero, statics.is_list_of_tables
 local matrix_of = statics.matrix_of
 local peek = facts.peek
 local block, expr, expression, statement = walk.block, walk.expr, walk.expression, walk.statement
-local in_loop, numeric_loop = loops.in_loop, loops.numeric_loop
+local bind_counter, in_loop, numeric_loop = loops.bind_counter, loops.in_loop, loops.numeric_loop
 
 -- Bodies of one loop, and of all loops of a function.
 local BODIES_MAX, ALL_BODIES_MAX = 64, 1000
@@ -46,10 +50,15 @@ local function bind(L, node, var, value)
         if var.assigned then refuse(L, node, "'%s', which is a table here, is assigned to in the loop; use another local", var.name) end
         return bind_table(L, node, L.scope, var, value)
     end
-    local new = new_local(L, var.name, node, true)
+    local new, flag = new_local(L, var.name, node, true), optional.flag_of(L, node, var, value)
     L.ranges[var] = false
-    emit(L, node_at(L, node, "Local", { vars = { new }, exprs = { value.node } }))
-    L.scope.vars[var] = { t = "variable", var = new, of = var }
+    emit(L, node_at(L, node, "Local", { vars = { new }, exprs = { symbols.stored(L, node, L.symbols, var, value.node, var.name) } }))
+    L.scope.vars[var] = { t = "variable", var = new, of = var, flag = flag, may_be_nil = flag ~= nil, symbol = L.symbols[var] }
+end
+
+local function new_label(L, node)
+    L.labels = L.labels + 1
+    return ("end of %d %d"):format(node.line, L.labels)
 end
 
 -- The body once for each key. `items`: a list of { key = a scalar, value = a function that
@@ -60,8 +69,8 @@ local function unrolled(L, node, items)
     end
     L.bodies = L.bodies + #items
     if L.bodies > ALL_BODIES_MAX then refuse(L, node, "loops over tables with more than %d bodies", ALL_BODIES_MAX) end
-    local label, loop = ("end of %d"):format(node.line), { line = node.line, times = 1, is_unrolled = true }
-    loop.label = label
+    local label = new_label(L, node)
+    local loop = { line = node.line, times = 1, is_unrolled = true, label = label }
     local list = in_loop(L, loop, function()
         for _, item in ipairs(items) do
             open_scope(L)
@@ -77,21 +86,36 @@ local function unrolled(L, node, items)
     emit(L, node_at(L, node, "Do", { body = loop.is_left and { node_at(L, node, "Region", { name = label, body = list }) } or list }))
 end
 
--- A loop over the elements of a list, from 1.
-local function over_list(L, node, base, given)
+-- Writes what ends a loop over a list of the function that gets shorter in it. One that gets longer
+-- fails, since the loop's last turn is known before it.
+local function follow_length(L, node, base, length, index)
+    local last = last_of(L, node, base)
+    table.insert(L.out, 1, nodes.if_statement(L, node, nodes.binop(L, node, ">", index, last), { node_at(L, node, "Break", {}) }))
+    local has_grown = nodes.binop(L, node, ">", last, length)
+    local is_last = nodes.binop(L, node, ">=", index, length)
+    local failure = nodes.error_statement(L, node, { ("'%s' gets longer in a loop over it; on a device use while, and an index"):format(
+        base.storage.name) })
+    emit(L, nodes.if_statement(L, node, nodes.all_of(L, node, { is_last, has_grown }), { failure }))
+end
+
+-- A loop over the elements of a list, from 1. `label`: where `break` goes to, if not behind the
+-- loop. Gives what is known of the loop.
+local function over_list(L, node, base, given, label)
     local length
     if base.t == "object" then
         make_list(L, base.storage.class)
         if not base.storage.list then length = number(L, node, 1) end
     end
     length = length or expression.Unop(L, { tag = "Unop", op = "#", line = node.line, expr = given }).node
-    numeric_loop(L, node, node.vars[1], number(L, node, 1), length, nil, function(new)
+    local list, changes = base.t == "object" and base.storage.list, base.storage and base.storage.changes
+    return numeric_loop(L, node, node.vars[1], number(L, node, 1), length, nil, function(new)
         open_scope(L)
-        L.scope.vars[node.vars[1]] = { t = "variable", var = new, of = node.vars[1] }
+        bind_counter(L, node, node.vars[1], new)
         if node.vars[2] then bind(L, node, node.vars[2], index_value(L, node, base, name_of(L, node, new))) end
         block(L, node.body)
         close_scope(L)
-    end)
+        if list and not list.is_fixed and base.storage.changes ~= changes then follow_length(L, node, base, length, name_of(L, node, new)) end
+    end, label)
 end
 
 -- Keys in an order that is the same in every process, as kept programs need it: numbers, then
@@ -106,19 +130,28 @@ end
 
 -- The constructor of a table that is made for the loop: its items one after the other.
 local function over_items(L, node, given, is_list)
-    local items, names, by_name = {}, {}, {}
+    local items, names, by_name, count, has_ended = {}, {}, {}, 0, false
+    local function add(key, value)
+        local is_nil = value.t == "scalar" and value.node.tag == "Nil"
+        value = hold_value(L, node, value, "item")
+        local made = { key = key and expr(L, key), value = function() return value end }
+        if key then
+            names[#names + 1], by_name[key.value] = not is_nil and key.value or nil, made
+            return
+        end
+        count, has_ended = count + 1, has_ended or is_list and is_nil
+        made.key = scalar(number(L, node, count))
+        if not has_ended and not is_nil then items[#items + 1] = made end
+    end
     for i, item in ipairs(given.items) do
         local key = item.key
         if key and (is_list or key.tag ~= "String" or by_name[key.value]) then
             refuse(L, node, "a loop over a table with other keys than 1, 2, 3%s", is_list and "" or " and names, each of them once")
         end
-        local value = hold_value(L, node, expr(L, item.value), "item")
-        local made = { key = key and expr(L, key) or scalar(number(L, node, i)), value = function() return value end }
-        if key then
-            names[#names + 1], by_name[key.value] = key.value, made
+        if not key and i == #given.items and calls.is_open(item.value) then
+            for _, value in ipairs(calls.all_values(L, item.value)) do add(nil, optional.settle(L, node, value)) end
         else
-            items[#items + 1] = made
-            made.key = scalar(number(L, node, #items))
+            add(key, expr(L, item.value))
         end
     end
     for _, name in ipairs(in_order(names)) do items[#items + 1] = by_name[name] end
@@ -222,19 +255,26 @@ local function over_object(L, node, base, given, is_list)
     for _, key in ipairs(not is_list and class.order or {}) do
         if type(key) == "string" then fields[#fields + 1] = key end
     end
-    if is_list or class.has_list or class.count or #fields == 0 then
-        if not is_list and class.has_list and class.from < 1 then
-            refuse(L, node, "pairs of '%s', which begins at %d; use a numeric for", base.storage.name, class.from)
-        end
-        over_list(L, node, base, given)
-    end
-    if #fields == 0 then return end
     local items = {}
     for i, key in ipairs(in_order(fields)) do
+        if not places.is_there(base, key) then
+            refuse(L, node, "pairs of '%s', of which the field '%s' may not be there; give it all fields where it is made", base.storage.name, key)
+        end
         local at = node_at(L, node, "String", { value = key })
         items[i] = { key = scalar(at), value = function() return index_value(L, node, base, at) end }
     end
-    unrolled(L, node, items)
+    if not is_list and #fields > 0 and #fields == #class.order and not class.has_list then return unrolled(L, node, items) end
+    if not is_list and class.has_list and class.from < 1 then
+        refuse(L, node, "pairs of '%s', which begins at %d; use a numeric for", base.storage.name, class.from)
+    end
+    if #fields == 0 then return over_list(L, node, base, given) end
+    local label = new_label(L, node)
+    local loop, lines = nodes.aside(L, function()
+        local loop = over_list(L, node, base, given, label)
+        unrolled(L, node, items)
+        return loop
+    end)
+    emit(L, node_at(L, node, "Do", { body = loop.is_left and { node_at(L, node, "Region", { name = label, body = lines }) } or lines }))
 end
 
 -- A record of a captured list: all of them must have the keys of the first one.
@@ -271,7 +311,7 @@ local function over_record(L, node, base, given, is_list)
     unrolled(L, node, items)
 end
 
-function statement.Forin(L, node)
+local function loop_over(L, node)
     local given, is_list = iterated(L, node)
     if #node.vars > 2 then refuse(L, node, "'for' with %d names; ipairs and pairs give two values", #node.vars) end
     while given.tag == "Paren" do given = given.expr end
@@ -286,3 +326,5 @@ function statement.Forin(L, node)
     if base.t == "element" then return over_record(L, node, base, given, is_list) end
     refuse(L, node, "a loop over something that is no table")
 end
+
+function statement.Forin(L, node) loop_over(L, node) end

@@ -3,6 +3,7 @@
 local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
 local nodes = require "tidepool.translate.lower.nodes"
+local optional = require "tidepool.translate.lower.optional"
 local ranges = require "tidepool.translate.lower.ranges"
 local scopes = require "tidepool.translate.lower.scopes"
 local walk = require "tidepool.translate.lower.walk"
@@ -51,11 +52,12 @@ statement["Repeat"] = function(L, node)
     emit(L, node_at(L, node, "Repeat", { body = body, cond = cond }))
 end
 
--- A numeric loop over what `body` writes with the counter.
-local function numeric_loop(L, node, var, start, limit, step, body)
+-- A numeric loop over what `body` writes with the counter. `label`: where `break` goes to, if not
+-- behind the loop. Gives what is known of the loop.
+local function numeric_loop(L, node, var, start, limit, step, body, label)
     local from, to, by = range_of(L, start), range_of(L, limit), step and range_of(L, step) or { 1, 1, true }
     local new, counter = new_local(L, var.name, node, var.assigned), nil
-    local loop = { line = node.line }
+    local loop = { line = node.line, is_unrolled = label ~= nil, label = label }
     if from and to and by and (by[1] > 0 or by[2] < 0) then
         local low, high = by[1] > 0 and from[1] or to[1], by[1] > 0 and to[2] or from[2]
         counter = { low, math.max(low, high), from[3] and by[3] or false }
@@ -63,13 +65,22 @@ local function numeric_loop(L, node, var, start, limit, step, body)
     end
     if not var.assigned then
         new.is_plain = true
+        new.is_of_length = ranges.is_of_length(start) or ranges.is_of_length(limit)
         new.range, new.is_number, new.loop = counter, true, not counter and node.line or nil
     end
     local list = in_loop(L, loop, function() body(new) end)
     emit(L, node_at(L, node, "Fornum", { var = new, start = start, limit = limit, step = step, body = list, start_range = from, limit_range = to }))
+    return loop
 end
 
 loops.numeric_loop = numeric_loop
+
+-- Gives the counter its name in the body, which may assign to it.
+local function bind_counter(L, node, var, new)
+    local flag = var.assigned and optional.flag_of(L, node, var, nodes.scalar(nodes.name_of(L, node, new))) or nil
+    L.scope.vars[var] = { t = "variable", var = new, of = var, flag = flag, may_be_nil = flag ~= nil }
+end
+loops.bind_counter = bind_counter
 
 function statement.Fornum(L, node)
     local start = expr_scalar(L, node.start, "the start of a loop")
@@ -78,7 +89,7 @@ function statement.Fornum(L, node)
     if node.step then limit, step = after(L, node, limit, function() return expr_scalar(L, node.step, "the step of a loop") end) end
     numeric_loop(L, node, node.var, start, limit, step, function(new)
         open_scope(L)
-        L.scope.vars[node.var] = { t = "variable", var = new, of = node.var }
+        bind_counter(L, node, node.var, new)
         block(L, node.body)
         close_scope(L)
     end)

@@ -80,6 +80,9 @@ function expression.Table(L, node)
         write_var(L, node, storage.list.first, nil, number(L, node, low))
         write_var(L, node, storage.list.last, nil, number(L, node, high))
     end
+    local made = {}
+    for _, each in ipairs(given) do made[each.key] = each.value.t ~= "scalar" or each.value.node.tag ~= "Nil" or nil end
+    classes.note_late(L, class, made)
     for _, each in ipairs(given) do
         if choices.is_function(each.value) then
             storage.functions = storage.functions or {}
