@@ -125,6 +125,21 @@ describe("a table with holes, a list of booleans, and a byte of a text", functio
     end)
 end)
 
+describe("a boolean in a list", function()
+  same_in_vectors("is false where it is there, and nil where it is not; so are counters that get one",
+    function(x, y)
+      local i, j, n = index(x), index(y), 0
+      local w, any = walls[i], walls[i] or walls[j]
+      local wall = walls[j]
+      for _, v in ipairs(list) do
+        v = list[v + i]
+        if v == nil then n = n + 1 else n = n + v end
+      end
+      if wall then n = n + 100 end
+      return w and 1 or 2, any == nil and 1 or any and 2 or 3, n
+    end)
+end)
+
 describe("an element that is wanted", function()
   local function message(fn)
     local translation = translate(fn, { lanes = 1, name = "f", inputs = { "double", "double" } })

@@ -130,6 +130,7 @@ local function choice(L, node, left)
         if not is_there or element.t ~= "scalar" then return expr(L, left.right) end
         local other, other_lines = aside(L, function() return expr_scalar(L, node.right, "a value") end)
         local one, two, wrapped = symbols.alike(L, node, element.node, other)
+        is_there = presence.is_first(L, node, is_there, element)
         return scalar(wrapped(chosen(L, node, is_there, one, lines or {}, two, other_lines)))
     end
     local first, first_lines = aside(L, function() return optional.keeping(L, evaluate_first, cond, true) end)
@@ -222,6 +223,7 @@ function logical(L, node, is_condition)
                 local either = node_at(L, node, "And", { op = "and", left = is_there, right = one })
                 return scalar(wrapped(node_at(L, node, "Or", { op = "or", left = either, right = two })))
             end
+            is_there = presence.is_first(L, node, is_there, element)
             return scalar(wrapped(chosen(L, node, is_there, one, element_lines or {}, two, other_lines)))
         elseif is_there then
             local other, other_lines = aside(L, function() return expr(L, node.right) end)

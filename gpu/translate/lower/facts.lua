@@ -38,7 +38,11 @@ function facts.type_of_value(L, value)
     if value.t == "object" or value.t == "element" then return "table" end
     if value.t == "choice" then return end
     if value.t == "function" or value.t == "lifted" then return "function" end
-    if value.t == "static" then return type(value.static.value) end
+    if value.t == "static" then
+        local kind = statics.derived(value.static, value.static.path, "type", type)
+        L.program.baked[kind.key] = kind
+        return kind.value
+    end
     if value.node.tag == "Nil" then return "nil" end
     if value.node.tag == "String" then return "string" end
     if value.node.tag == "Fixed" then

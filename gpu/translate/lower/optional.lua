@@ -168,7 +168,7 @@ local function each_node(node, visit)
     visit(node)
     for key, child in pairs(node) do
         if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "names" and key ~= "params" and key ~= "outer" and key ~= "assigns"
-            and key ~= "static" and key ~= "source" then
+            and key ~= "static" and key ~= "source" and node.tag ~= "Given" then
             each_node(child, visit)
         end
     end

@@ -91,6 +91,16 @@ local function has_elements(L, base)
         or is_list_of_tables(value) or sets.form(value) ~= nil
 end
 
+-- Is the value a boolean, as far as is known now?
+local function may_be_false(value)
+    return value.t == "scalar" and (nodes.is_boolean(value.node) or value.class ~= nil and find(value.class).is_boolean == true)
+end
+
+-- Where the value is that of `a or b`, a condition.
+function presence.is_first(L, node, is_there, value)
+    return may_be_false(value) and nodes.all_of(L, node, { is_there, value.node }) or is_there
+end
+
 -- Whether the table has an element with this index, a condition, and the element, which has no
 -- meaning where there is none; the statements that it needs.
 local function element_presence(L, node, base, key)
@@ -119,8 +129,15 @@ local function of_next(L, node)
     local base = expr(L, node.args[1])
     if base.t == "object" then
         local class = find(base.storage.class)
+        local open
         for _, key in ipairs(class.order) do
-            if type(key) == "string" or not class.has_list then return node_at(L, node, "True", {}) end
+            if type(key) ~= "string" and not class.has_list or type(key) == "string" and places.is_there(base, key) then
+                return node_at(L, node, "True", {})
+            end
+            open = open or type(key) == "string" and key
+        end
+        if open then
+            refuse(L, node, "next of '%s', of which the field '%s' may not be there; give it all fields where it is made", base.storage.name, open)
         end
         if not base.storage.list then return node_at(L, node, "False", {}) end
         return binop(L, node, ">=", last_of(L, node, base), first_of(L, node, base))
@@ -239,9 +256,11 @@ function carried.Index(L, node)
     else
         is_there, value, lines = element_presence(L, node, base, hold(L, node, key, "index"))
     end
+    local is_boolean = may_be_false(value)
     local made = flagged(L, node, is_there, value, lines, base.storage and base.storage.name or base.static.path)
     if made.node and made.node.var then
-        made.node.var.is_number = base.t ~= "object" and not is_named and not select(2, L.infer.is_list(base.static.value))
+        made.node.var.is_boolean = is_boolean
+        made.node.var.is_number = not is_boolean and base.t ~= "object" and not is_named and not select(2, L.infer.is_list(base.static.value))
     end
     return made
 end
@@ -265,7 +284,7 @@ end
 -- and where it does not (nil: there is none), and whether that is there.
 local function decided(L, node, cond, one, other)
     local var, flag = new_local(L, "value", node, true), new_local(L, "has a value", node, true)
-    flag.is_flag, var.is_guarded, var.is_number = true, true, true
+    flag.is_flag, var.is_guarded, var.is_number, var.is_boolean = true, true, true, true
     local why
     local function give(evaluate)
         return select(2, aside(L, function()
@@ -274,6 +293,7 @@ local function decided(L, node, cond, one, other)
             local is_nil = value.node.tag == "Nil"
             why = value.why or why
             if not is_nil and not is_number(value.node) then var.is_number = false end
+            if not is_nil and not may_be_false(value) then var.is_boolean = false end
             local stored = symbols.stored(L, node, L.symbols, node, value.node, "a value")
             if not is_nil then emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, var) }, exprs = { stored } })) end
             emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, flag) }, exprs = { is_nil and node_at(L, node, "False", {}) or has } }))
@@ -299,7 +319,7 @@ function carried.Or(L, node)
     if truth_of(L, node.left) ~= nil or not is_either(L, node) then return expr(L, node) end
     local is_there, first, lines = presence_of(L, node.left)
     if not is_there or first.t ~= "scalar" then return expr(L, node) end
-    return decided(L, node, is_there, function()
+    return decided(L, node, presence.is_first(L, node, is_there, first), function()
         for _, line in ipairs(lines or {}) do emit(L, line) end
         return first, node_at(L, node, "True", {})
     end, function() return carry_asked(L, node.right) end)
