@@ -83,7 +83,10 @@ describe("loops over tables", function()
       for k in ipairs { 1, nil, 3 } do c = c + k end
       for _, v in ipairs { 1, two(2) } do for _, w in pairs { d = v } do if w > x then break end c = c + w end if v > y then break end end
       local function last(v) do local t = { v } return t[1] * 2 end end
-      return a, b, c, last(x) + #p
+      local t = { 5, 6, n = x }
+      t[3] = y
+      local pick = x > y and function(m) return m[1] + #m end or function(m) return m[3] * #m end
+      return a, b, c, last(x) + #p, #t + t.n, pick(t)
     end)
   it("are refused over a record of which a field may not be there", function()
     local fine, why = pcall(translate, function(x, y)
