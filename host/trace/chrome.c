@@ -9,6 +9,7 @@
 
 #include "base/json.h"
 #include "engine/reason.h"
+#include "wire/events.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -27,7 +28,7 @@ enum {
     FLOWS_MAX = 1000,           /* arrows from one map */
     JOBS = 1024,                /* lists of a hash table */
     NESTING_MAX = 1000,         /* boxes that lie one inside the other; further ones are left out */
-    LINE_MAX = 4096,
+    ENTRY_MAX = 4096,
     SCRIPT_TID = 1,
     DEVICE_TID = 1 << 20 /* added to a worker's: the track of its device */
 };
@@ -64,6 +65,7 @@ typedef struct track {
     uint64_t pid, tid;
     uint64_t linked;     /* the map to which the last arrow led */
     bool has_device;     /* the name of its device's track is written */
+    unsigned n_inner;    /* open maps of its process, or machine: is_inner */
     joined small; /* small items inside of no other box that are not written yet */
     box *boxes;
     unsigned n, room;
@@ -96,14 +98,14 @@ struct tp_chrome {
 /* Appends one entry of the array. */
 __attribute__((format(printf, 2, 3))) static int put(tp_buf *out, const char *format, ...)
 {
-    uint8_t *to = tp_buf_reserve(out, LINE_MAX);
+    uint8_t *to = tp_buf_reserve(out, ENTRY_MAX);
     va_list arguments;
     if (!to)
         return -1;
     va_start(arguments, format);
-    int n = vsnprintf((char *)to, LINE_MAX, format, arguments);
+    int n = vsnprintf((char *)to, ENTRY_MAX, format, arguments);
     va_end(arguments);
-    if (n > 0 && n < LINE_MAX) /* an entry with a name that is too long is left out */
+    if (n > 0 && n < ENTRY_MAX) /* an entry with a name that is too long is left out */
         out->len += (size_t)n;
     return 0;
 }
@@ -220,6 +222,12 @@ static job **find_job(tp_chrome *c, uint64_t number)
     while (*at && (*at)->number != number)
         at = &(*at)->next;
     return at;
+}
+
+/* Was the map opened inside of an item, in another process or on another machine? */
+static bool is_inner(const job *j)
+{
+    return j->number >> TP_WIRE_OWN_BITS != 0;
 }
 
 /* The name of the job's function; 0: it is not known. */
@@ -493,7 +501,7 @@ static int put_instant(tp_chrome *c, track *t, const tp_event *e, const char *na
                (unsigned long long)t->tid, quote(&d, detail), item);
 }
 
-static int add_open(tp_chrome *c, const tp_event *e)
+static int add_open(tp_chrome *c, track *t, const tp_event *e)
 {
     if (*find_job(c, e->job))
         return 0;
@@ -506,6 +514,7 @@ static int add_open(tp_chrome *c, const tp_event *e)
                 .name = (uint32_t)e->count,
                 .owner = e->worker };
     *list = j;
+    t->n_inner += is_inner(j);
     return 0;
 }
 
@@ -514,12 +523,27 @@ static int close_job(tp_chrome *c, job *j, uint64_t time_ns, tp_buf *out)
     if (!j || j->closed_ns)
         return 0;
     j->closed_ns = time_ns;
+    c->workers[j->owner]->n_inner -= is_inner(j);
     j->next_closed = NULL;
     *c->closed_last = j;
     c->closed_last = &j->next_closed;
     if (time_ns - j->opened_ns >= SMALL_NS && show_job(c, j, out))
         return -1;
     return end_job(c, j, time_ns, out);
+}
+
+/* The track's items are over, and with them the maps inside of them, if not all that was said of
+ * these has come (TP_EVENT_OMIT), or their process has died. */
+static int close_inner(tp_chrome *c, const track *t, uint64_t time_ns, tp_buf *out)
+{
+    for (unsigned i = 0; i < t->n; i++)
+        if (t->boxes[i].kind == ITEMS)
+            return 0;
+    for (unsigned i = 0; i < JOBS && t->n_inner > 0; i++)
+        for (job *j = c->jobs[i]; j; j = j->next)
+            if (is_inner(j) && j->owner == t->worker && close_job(c, j, time_ns, out))
+                return -1;
+    return 0;
 }
 
 /* A worker runs its items in another process from here on (TP_EVENT_PROCESS). */
@@ -684,7 +708,8 @@ static int add_mark(tp_chrome *c, track *t, const tp_event *e, tp_buf *out)
                (unsigned long long)c->pid, SCRIPT_TID);
 }
 
-/* Ends the innermost box of that kind (items or a wait), and the spans inside of it. */
+/* Ends the innermost box of that kind (a wait, or items of the event's job: the ends of others
+ * inside of them may be missing), and what is inside of it. */
 static int end_kind(tp_chrome *c, track *t, const tp_event *e, box_kind kind, tp_buf *out)
 {
     unsigned n = t->n;
@@ -692,7 +717,8 @@ static int end_kind(tp_chrome *c, track *t, const tp_event *e, box_kind kind, tp
         t->skipped--;
         return 0;
     }
-    while (n > 0 && t->boxes[n - 1].kind != kind)
+    while (n > 0 && (t->boxes[n - 1].kind != kind ||
+                     (kind == ITEMS && t->boxes[n - 1].job != e->job)))
         n--;
     if (n == 0) /* its beginning is not known */
         return 0;
@@ -700,7 +726,9 @@ static int end_kind(tp_chrome *c, track *t, const tp_event *e, box_kind kind, tp
         return -1;
     if (kind == ITEMS)
         t->boxes[n - 1].count = e->count;
-    return close_box(c, t, e->time_ns, out);
+    if (close_box(c, t, e->time_ns, out))
+        return -1;
+    return kind == ITEMS ? close_inner(c, t, e->time_ns, out) : 0;
 }
 
 int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
@@ -719,7 +747,7 @@ int tp_chrome_add(tp_chrome *c, const tp_event *e, tp_buf *out)
     track **task;
     box b = { .begun_ns = e->time_ns, .job = e->job, .first = e->first, .count = e->count };
     switch (e->kind) {
-    case TP_EVENT_OPEN: return add_open(c, e);
+    case TP_EVENT_OPEN: return add_open(c, t, e);
     case TP_EVENT_CLOSE: return close_job(c, *find_job(c, e->job), e->time_ns, out);
     case TP_EVENT_PUSH:
         j = *find_job(c, e->job);

@@ -7,6 +7,7 @@
 #include "trace/report_private.h"
 
 #include "base/cpus.h"
+#include "wire/events.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -26,6 +27,7 @@ typedef struct tp_report_job {
     struct tp_report_job *next;
     uint64_t number;
     uint32_t function;
+    uint32_t worker; /* on whose track it was opened */
     bool is_of_script, is_closed, is_cancelled;
     unsigned running; /* boxes of its items */
     uint64_t opened_ns, begun_ns /* its first item; 0: none yet */, items, failures, busy_ns;
@@ -357,6 +359,12 @@ static void look_at_tail(tp_report *r, const job *j)
                                 .item = last };
 }
 
+/* Was the map opened inside of an item, in another process or on another machine? */
+static bool is_inner(const job *j)
+{
+    return j->number >> TP_WIRE_OWN_BITS != 0;
+}
+
 static void end_job(tp_report *r, job **at)
 {
     job *j = *at;
@@ -497,11 +505,13 @@ static int pop(tp_report *r, tp_report_track *t, uint64_t time_ns, uint64_t coun
     return o.kind == REPORT_SPAN || (t->worker && b.ended_ns > b.begun_ns) ? draw(r, t, &b) : 0;
 }
 
-/* Ends boxes from the innermost on, up to and including one of that kind. */
+/* Ends boxes from the innermost on, up to and including one of that kind; items of the event's job:
+ * the ends of others inside of them may be missing. */
 static int pop_kind(tp_report *r, tp_report_track *t, tp_report_kind kind, const tp_event *e)
 {
     unsigned n = t->n_open;
-    while (n > 0 && t->open[n - 1].kind != kind)
+    while (n > 0 && (t->open[n - 1].kind != kind ||
+                     (kind == REPORT_ITEMS && t->open[n - 1].job != e->job)))
         n--;
     if (n == 0) /* its beginning is not known */
         return 0;
@@ -595,7 +605,7 @@ static int end_beside(tp_report *r, tp_report_track *t, const tp_event *e)
 
 /* ---- events ---- */
 
-static int add_open(tp_report *r, const tp_event *e)
+static int add_open(tp_report *r, tp_report_track *t, const tp_event *e)
 {
     if (*find_job(r, e->job))
         return 0;
@@ -606,8 +616,10 @@ static int add_open(tp_report *r, const tp_event *e)
                 .number = e->job,
                 .opened_ns = e->time_ns,
                 .function = function_of(r, (uint32_t)e->count),
+                .worker = e->worker,
                 .is_of_script = e->worker == 0 };
     *list = j;
+    t->n_inner += is_inner(j);
     tp_report_function *f = &r->functions[j->function];
     if (f->maps++ == 0)
         f->opened_ns = e->time_ns;
@@ -624,6 +636,7 @@ static void close_job(tp_report *r, job **at, uint64_t time_ns)
     if (!j || j->is_closed)
         return;
     j->is_closed = true;
+    r->tracks[j->worker]->n_inner -= is_inner(j);
     tp_report_function *f = &r->functions[j->function];
     if (--f->open == 0)
         f->active_ns += time_ns > f->since_ns ? time_ns - f->since_ns : 0;
@@ -634,6 +647,26 @@ static void close_job(tp_report *r, job **at, uint64_t time_ns)
             f->unread_ns += time_ns - j->ended_ns;
         end_job(r, at);
     }
+}
+
+/* The track's items are over, and with them the maps inside of them, if not all that was said of
+ * these has come (TP_EVENT_OMIT), or their process has died. */
+static void close_inner(tp_report *r, const tp_report_track *t, uint64_t time_ns)
+{
+    for (unsigned i = 0; i < t->n_open; i++)
+        if (t->open[i].kind == REPORT_ITEMS)
+            return;
+    if (t->n_beside > 0)
+        return;
+    for (unsigned i = 0; i < LISTS && t->n_inner > 0; i++)
+        for (job **at = &r->jobs[i], *j; (j = *at);) {
+            if (j->is_closed || !is_inner(j) || j->worker != t->worker) {
+                at = &j->next;
+                continue;
+            }
+            j->running = 0;
+            close_job(r, at, time_ns); /* which frees it */
+        }
 }
 
 static void add_failure(tp_report *r, const tp_event *e)
@@ -754,7 +787,7 @@ int tp_report_add(tp_report *r, const tp_event *e)
     open_box b = { .begun_ns = e->time_ns, .job = e->job, .first = e->first, .count = e->count };
     job *j;
     switch (e->kind) {
-    case TP_EVENT_OPEN: return add_open(r, e);
+    case TP_EVENT_OPEN: return add_open(r, t, e);
     case TP_EVENT_CLOSE: close_job(r, find_job(r, e->job), e->time_ns); return 0;
     case TP_EVENT_PUSH:
         j = *find_job(r, e->job);
@@ -767,7 +800,11 @@ int tp_report_add(tp_report *r, const tp_event *e)
         begin_busy(t, e->time_ns);
         begin_item(r, e->job, e->time_ns);
         return push(t, &b);
-    case TP_EVENT_END: return pop_kind(r, t, REPORT_ITEMS, e);
+    case TP_EVENT_END:
+        if (pop_kind(r, t, REPORT_ITEMS, e))
+            return -1;
+        close_inner(r, t, e->time_ns);
+        return 0;
     case TP_EVENT_WAIT:
         b.of = (uint32_t)e->count; /* TP_REASON_NONE where it waits for a job */
         b.function = UINT32_MAX;
@@ -792,7 +829,11 @@ int tp_report_add(tp_report *r, const tp_event *e)
     case TP_EVENT_SPAN:
     case TP_EVENT_SPAN_END: return add_span(r, t, e);
     case TP_EVENT_ITEM: return add_beside(r, t, e);
-    case TP_EVENT_ITEM_END: return end_beside(r, t, e);
+    case TP_EVENT_ITEM_END:
+        if (end_beside(r, t, e))
+            return -1;
+        close_inner(r, t, e->time_ns);
+        return 0;
     case TP_EVENT_STEP: add_step(r, e); return 0;
     case TP_EVENT_ENCODE:
     case TP_EVENT_CAPTURED: add_encoding(r, e); return 0;

@@ -4,6 +4,7 @@
 #include "codec/glance.h"
 #include "codec/message.h"
 #include "runtime/runtime.h"
+#include "trace/chrome.h"
 #include "trace/report.h"
 
 #include <pthread.h>
@@ -62,6 +63,59 @@ TEST(a_report_stays_small_however_much_runs)
     CHECK(strstr((const char *)page.data, "\"input\":\"AAAAAAAABBBBBBBBC\""));
     tp_buf_free(&page);
     tp_report_free(r);
+    tp_trace_close(&t);
+}
+
+static unsigned count_of(const tp_buf *b, const char *text)
+{
+    unsigned n = 0;
+    for (const char *at = (const char *)b->data; (at = strstr(at, text)); at++)
+        n++;
+    return n;
+}
+
+/* Items whose maps have no end, since the events of that were too many, or have none of their own:
+ * what they are in ends them. */
+TEST(what_has_no_end_is_over_with_what_it_is_in)
+{
+    enum { TIMES = 1500, STEP_NS = 10 * 1000 * 1000 };
+    tp_trace t = { 0 };
+    tp_buf page = { 0 }, lines = { 0 };
+    CHECK_INT(0, tp_trace_start(&t, 4, NULL));
+    tp_trace_add_track(&t, 1, "cluster far", 1, false);
+    const uint32_t outer = tp_trace_name(&t, "outer", 5), inner = tp_trace_name(&t, "inner", 5);
+    tp_report *r = tp_report_new(&t, 0, 1, false);
+    tp_chrome *c = tp_chrome_new(&t, 0);
+    tp_event open = { 1, TP_EVENT_OPEN, 0, 1, 0, outer };
+    CHECK(tp_report_add(r, &open) == 0 && tp_chrome_add(c, &open, &lines) == 0);
+    for (uint64_t i = 0, now = STEP_NS; i < TIMES; i++, now += STEP_NS) {
+        const uint64_t half = now + STEP_NS / 2, end = now + STEP_NS - 1000,
+                       job = (uint64_t)77 << 32 | (i + 1);
+        const tp_event events[] = { { now, TP_EVENT_BEGIN, 1, 1, i, 1 },
+                                    { half, TP_EVENT_OPEN, 1, job, 1, inner },
+                                    { half, TP_EVENT_BEGIN, 1, job, 0, 1 },
+                                    { half, TP_EVENT_END, 1, job + 1, 0, 1 }, /* of nobody */
+                                    { half, TP_EVENT_OMIT, 1, 0, 0, 2 },
+                                    { end, TP_EVENT_END, 1, 1, i, 1 } };
+        for (size_t k = 0; k < sizeof events / sizeof *events; k++)
+            CHECK(tp_report_add(r, &events[k]) == 0 && tp_chrome_add(c, &events[k], &lines) == 0);
+    }
+    CHECK_INT(0, tp_buf_add(&lines, "", 1));
+    CHECK_INT(TIMES, count_of(&lines, "\"cat\":\"items\",\"name\":\"outer #"));
+    CHECK_INT(TIMES, count_of(&lines, "\"cat\":\"items\",\"name\":\"inner #"));
+    CHECK_INT(TIMES, count_of(&lines, "\"ph\":\"b\",\"cat\":\"map\""));
+    CHECK_INT(TIMES, count_of(&lines, "\"ph\":\"e\",\"cat\":\"map\""));
+    CHECK_INT(0, tp_report_end(r, (TIMES + 1) * (uint64_t)STEP_NS, &page));
+    CHECK_INT(0, tp_buf_add(&page, "", 1));
+    /* of 10 ms without 1 us each, and of the half of that */
+    CHECK_INT(1, count_of(&page,
+                          "\"items\":1500,\"failures\":0,\"retries\":0,\"seconds\":14.9985,"));
+    CHECK_INT(1, count_of(&page, "\"items\":1500,\"failures\":0,\"retries\":0,\"seconds\":7.4985,"
+                                 "\"self\":7.4985,\"longest\":0.004999,\"active\":7.4985,"));
+    tp_buf_free(&page);
+    tp_buf_free(&lines);
+    tp_report_free(r);
+    tp_chrome_free(c);
     tp_trace_close(&t);
 }
 

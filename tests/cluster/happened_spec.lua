@@ -108,4 +108,29 @@ describe("What happens on a cluster's workers", function()
     assert.same({ true, true, 1200 }, { missing > 0, there > 0, missing + there })
     assert.equal(missing, report.lost)
   end)
+
+  it("is over with the item that it is in, where its end is too much to tell", function()
+    own:worker(1)
+    local trace, report = run [[
+      local inner = app:func { name = "inner" } (function(x) tidepool.sleep(0.0005) return x end)
+      local f = app:func { name = "outer" } (function(x)
+        for i = 1, 400 do inner:map({ i }):sum() end
+        return x
+      end)
+      for i = 1, 4 do assert(f:map({ i }):sum() == i) end]]
+    local ends, of = {}, {}
+    for _, e in ipairs(trace:all { cat = "map", ph = "e", name = "inner" }) do ends[e.id] = e.ts end
+    local items = trace:all { cat = "items", name = "outer #1" }
+    assert.equal(4, #items)
+    for _, e in ipairs(trace:all { cat = "map", ph = "b", name = "inner" }) do
+      local is_inside = false
+      for _, item in ipairs(items) do is_inside = is_inside or e.ts >= item.ts and ends[e.id] <= item.ts + item.dur + 0.001 end
+      assert.is_true(is_inside, ("map %s: %.3f to %.3f"):format(e.id, e.ts, ends[e.id]))
+    end
+    for _, each in ipairs(report.functions) do of[each.name] = each end
+    assert.is_true(report.lost > 0)
+    assert.equal(4, of.outer.items)
+    assert.is_true(of.outer.seconds <= report.seconds)
+    assert.is_true(of.inner.items <= of.inner.maps, of.inner.items .. " of " .. of.inner.maps)
+  end)
 end)
