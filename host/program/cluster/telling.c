@@ -9,7 +9,8 @@ enum {
     RING = 8192, /* events between two looks, which are EARLY_MS apart at most */
     /* What a worker sends in TP_HAPPENED_NS at most, for all of its chunks together: so thousands
      * of short ones do not fill the server's connection with this */
-    SHARE = 64 << 10
+    SHARE = 64 << 10,
+    ENDS = 2 << 10 /* of TP_HAPPENED_BYTES, for ends of what was told to have begun */
 };
 
 void tp_telling_follow(node *n, session *s)
@@ -59,8 +60,10 @@ static void note_taker(session *s, uint32_t worker, uint64_t job)
 static void add(chunk *k, tp_trace *trace, const tp_event *e)
 {
     const size_t before = k->happened.len;
+    const bool is_end = e->kind == TP_EVENT_END || e->kind == TP_EVENT_CLOSE ||
+                        e->kind == TP_EVENT_SPAN_END;
     const int rc = tp_wire_put_event(trace, e, (tp_told)k->told, &k->happened);
-    if (rc > 0 && k->happened.len <= TP_HAPPENED_BYTES) {
+    if (rc > 0 && k->happened.len <= TP_HAPPENED_BYTES - (is_end ? 0 : ENDS)) {
         k->n_happened++;
         return;
     }
