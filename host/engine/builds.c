@@ -18,13 +18,12 @@ struct tp_waiting_build {
 /* Locked. Without memory the job's times miss it. */
 static void add(tp_job *job, const tp_job_build *b)
 {
-    struct tp_waiting_build *one = job->n_builds < BUILDS_MAX ? malloc(sizeof *one) : NULL, **at;
+    struct tp_waiting_build *one = job->n_builds < BUILDS_MAX ? malloc(sizeof *one) : NULL;
     if (!one)
         return;
     *one = (struct tp_waiting_build){ .build = *b };
-    for (at = &job->builds; *at; at = &(*at)->next)
-        ;
-    *at = one;
+    *(job->builds ? job->builds_end : &job->builds) = one;
+    job->builds_end = &one->next;
     job->n_builds++;
 }
 

@@ -97,7 +97,8 @@ struct tp_job {
     tp_terms *apart_terms; /* for items of ranges with `lost_at`; owned; NULL: there are none */
     uint64_t lost_items;   /* see tp_job_lost_items */
     int lost_site;
-    struct tp_waiting_build *builds; /* that its owner has not taken yet; owned */
+    /* that its owner has not taken yet; owned. builds_end: of those that there are */
+    struct tp_waiting_build *builds, **builds_end;
     unsigned n_builds;
     tp_error *lost;  /* why tp_job_lose_all or tp_job_give_up has cancelled it; set once */
     tp_executor *executor;
