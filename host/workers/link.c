@@ -65,9 +65,9 @@ void tp_link_listen(supervisor *s)
                                   .worker = s->agent->worker.id,
                                   .pid = (uint64_t)s->peer.pid,
                                   .last_ns = now,
-                                   .since_ns = now,
-                                   .built = note_build,
-                                   .user = s };
+                                  .since_ns = now,
+                                  .built = note_build,
+                                  .user = s };
     tp_trace_note(s->events.to, TP_EVENT_PROCESS, s->events.worker, 0, s->events.pid, 0);
 }
 

@@ -16,7 +16,7 @@ int tp_vm_begin_item(lua_State *L)
     r->captured = tp_vm_push_captured(r->vm, L, w->terms->image);
     lua_rawgeti(L, LUA_REGISTRYINDEX, r->vm->on_error);
     lua_rawgeti(L, LUA_REGISTRYINDEX, tp_vm_load(r->vm, L, w->terms->image)->fn);
-    int n = tp_vm_push_arguments(r, L, w->at); // begin work captured tp_vm_on_error fn args
+    int n = tp_vm_push_arguments(r, L, w->at); // begin work captured on_error fn args
     r->is_beside = true;
     tp_vm_note_begin(r, w->at, 1);
     tp_work_leave(w);
@@ -161,8 +161,8 @@ void tp_vm_keep_item(tp_vm *vm, lua_State *L, tp_work *w, int captured, int fine
         tp_vm_fail_item(&r, L, status == LUA_ERRMEM ? TP_KIND_MEMORY : TP_KIND_ERROR);
     if (vm->standard->applied || !tp_vm_is_as_expected(vm, L))
         tp_vm_call_protected(vm, L, vm->reset, 0, 0);
-    if (tp_vm_should_collect(
-            vm)) /* here, since other coroutine items run before the next item begins */
+    /* here, since other coroutine items run before the next item begins */
+    if (tp_vm_should_collect(vm))
         tp_vm_call_protected(vm, L, vm->collect, 0, 0);
 }
 

@@ -55,7 +55,7 @@ int tp_vm_on_error(lua_State *L)
     tp_vm *vm = lua_touserdata(L, lua_upvalueindex(1));
     lua_settop(L, 1);
     lua_rawgeti(L, LUA_REGISTRYINDEX, vm->box);           // value box
-    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->add_traceback); // value box tp_vm_add_traceback
+    lua_rawgeti(L, LUA_REGISTRYINDEX, vm->add_traceback); // value box add_traceback
     if (lua_pcall(L, 0, 1, 0)) {
         lua_pop(L, 1);
         lua_pushnil(L);
