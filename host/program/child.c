@@ -1155,7 +1155,9 @@ static void serve_request(tp_child *c)
         open_inputs(c, q, &inputs))
         /* the host could not know which of the things that it gave have arrived */
         _exit(TP_CHILD_NO_MEMORY);
-    c->told = (tp_told)q->told;
+    /* items that wait here beside this one's are told of as before */
+    if (q->told != TP_TELLS_NOTHING || !c->items)
+        c->told = (tp_told)q->told;
     follow_trace(c->agent.worker.trace, c->told != TP_TELLS_NOTHING);
     if (q->place)
         begin_item(c, q, &inputs);

@@ -124,6 +124,32 @@ describe("results:times().builds", function()
     assert.matches("^read\n.-%-\n%-\nread\n.-%-\n%-\n$", run())
   end)
 
+  on_pocl("has what was compiled inside of items that wait beside those of a map without times", function()
+    local caches = support.temp_dir()
+    local done = shell.run(("XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/pocl $T -w 1 job.lua"):format(caches, caches), { ["job.lua"] = [[
+      local tidepool = require "tidepool"
+      local app = tidepool.App "beside"
+      local polish = app:func { gpu = true } (function(x) return math.sin(x) + 5 end)
+      local f = app:func { executor = "processes", concurrent_inputs = 2 } (function(queue, begun)
+        begun:put(true)
+        queue:get()
+        return #polish:map(tidepool.range(20)):list()
+      end)
+      local begun, one, other = tidepool.Queue(), tidepool.Queue(), tidepool.Queue()
+      local timed = f:map({ one }, { begun }, { times = true })
+      begun:get()
+      local plain = f:map({ other }, { begun })
+      begun:get()
+      one:put(true)
+      timed:list()
+      other:put(true)
+      plain:list()
+      print(timed:times().builds[1].how)
+    ]] })
+    -- (stderr says that compiling has kept the worker)
+    assert.same({ 0, "compiled\n" }, { done.code, done.stdout }, done.stderr)
+  end)
+
   on_pocl("has what was compiled inside of its items, on each executor, and of the maps around them", function()
     local caches = support.temp_dir()
     local done = shell.run(("XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/pocl $T job.lua"):format(caches, caches), { ["job.lua"] = [[
