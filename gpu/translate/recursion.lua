@@ -12,10 +12,12 @@
 
 local functions = require "tidepool.translate.infer.functions"
 local optional = require "tidepool.translate.lower.optional"
+local trees = require "tidepool.translate.trees"
 
 local recursion = {}
 
 local refuse = functions.refuse
+local each_node = trees.each_node
 
 -- Calls that known arguments may make at most, one in the other, and functions that a program may
 -- have then.
@@ -49,17 +51,6 @@ local function calls_itself(fn, def, node)
     if not callee or callee.tag ~= "Name" then return false end
     if callee.var and not fn.outside[callee.var.def] then return callee.var.bound == def and not callee.var.assigned end
     return def == fn.def and functions.static_outside(fn, callee.name).value == fn.value
-end
-
--- Calls visit(node) for each node of a tree, also those of functions in it.
-local function each_node(tree, visit)
-    visit(tree)
-    for key, part in pairs(tree) do
-        if type(part) == "table" and key ~= "var" and key ~= "vars" and key ~= "names" and key ~= "params" and key ~= "outer" and key ~= "assigns"
-            and key ~= "static" and key ~= "source" and key ~= "update" then
-            each_node(part, visit)
-        end
-    end
 end
 
 -- Is the statement `return f(...)` in the function f, with as many arguments as f has parameters,
@@ -115,26 +106,20 @@ local function looped(fn, def)
     end)
     if jumps == 0 or not ends then return end
     local made, label = copy_of(def), ("again %d"):format(def.first)
-    local function visit(list)
-        for i, node in ipairs(list) do
-            if is_jump(fn, def, node, made.vars) then
-                local targets, exprs, args = {}, {}, node.exprs[1].args
-                for k, param in ipairs(made.params) do
-                    if not same_name(args[k], param) then
-                        param.assigned = true
-                        targets[#targets + 1] = { tag = "Name", line = node.line, name = param.name, var = param }
-                        exprs[#exprs + 1] = args[k]
-                    end
-                end
-                local jump = { { tag = "Goto", line = node.line, name = label } }
-                if #targets > 0 then table.insert(jump, 1, { tag = "Assign", line = node.line, targets = targets, exprs = exprs }) end
-                list[i] = { tag = "Do", line = node.line, body = jump }
+    trees.each_statement(made.body, function(node, list, i)
+        if not is_jump(fn, def, node, made.vars) then return end
+        local targets, exprs, args = {}, {}, node.exprs[1].args
+        for k, param in ipairs(made.params) do
+            if not same_name(args[k], param) then
+                param.assigned = true
+                targets[#targets + 1] = { tag = "Name", line = node.line, name = param.name, var = param }
+                exprs[#exprs + 1] = args[k]
             end
-            for _, inner in ipairs { node.body or {}, node.orelse or {} } do visit(inner) end
-            for _, clause in ipairs(node.clauses or {}) do visit(clause.body) end
         end
-    end
-    visit(made.body)
+        local jump = { { tag = "Goto", line = node.line, name = label } }
+        if #targets > 0 then table.insert(jump, 1, { tag = "Assign", line = node.line, targets = targets, exprs = exprs }) end
+        list[i] = { tag = "Do", line = node.line, body = jump }
+    end)
     made.body[#made.body + 1] = { tag = "Return", line = def.last_line, exprs = {} }
     made.body = { { tag = "While", line = def.line, cond = { tag = "True", line = def.line },
         body = { { tag = "Region", line = def.line, name = label, body = made.body } } } }

@@ -2,7 +2,7 @@
 -- mode or "fast"` among its statements. Where it is known what is given, the parameter stands for
 -- that and then for its default, without a variable; so both may be texts, tables and functions.
 
-local optional = require "tidepool.translate.lower.optional"
+local trees = require "tidepool.translate.trees"
 
 local defaults = {}
 
@@ -28,7 +28,7 @@ function defaults.of(L, def)
         local param = defaulted(def, node)
         if param then known[param] = node end
     end
-    optional.each_node(def.body, function(node)
+    trees.each_node(def.body, function(node)
         for _, target in ipairs(node.tag == "Assign" and node.targets or {}) do
             if target.var and known[target.var] and known[target.var] ~= node then known[target.var] = nil end
         end

@@ -12,6 +12,7 @@ local places = require "tidepool.translate.lower.places"
 local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
 local symbols = require "tidepool.translate.lower.symbols"
+local trees = require "tidepool.translate.trees"
 local walk = require "tidepool.translate.lower.walk"
 
 local find, make_list = classes.find, classes.make_list
@@ -176,7 +177,7 @@ local function reads_others(node, value)
             if type(field) ~= "number" and type(field) ~= "table" then others[key] = true end
         end
     end
-    optional.each_node(next(others) and node.body or {}, function(part)
+    trees.each_node(next(others) and node.body or {}, function(part)
         local of = (part.tag == "Index" or part.tag == "Method") and part.object
         local key = of and of.tag == "Name" and of.var and of.var == node.vars[2] and (part.name or part.key.value)
         found = found or key and others[key] or false

@@ -9,6 +9,7 @@ local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local symbols = require "tidepool.translate.lower.symbols"
+local trees = require "tidepool.translate.trees"
 
 local results = {}
 
@@ -27,29 +28,24 @@ function results.scan(L, info, def)
         if node.tag == "Call" and node.callee.tag == "Name" and node.callee.name == "setmetatable" then return true end
         return node.tag == "Table" or node.tag == "Name" and is_table[node.var] or false
     end
-    local function visit(list)
-        for _, node in ipairs(list) do
-            if node.tag == "Local" then
-                for i, var in ipairs(node.vars) do is_table[var] = node.exprs[i] and makes_table(node.exprs[i]) end
-            end
-            for k, each in ipairs(node.tag == "Return" and node.exprs or {}) do
-                local result = info.results[k] or { copies = {} }
-                info.results[k] = result
-                result.is_table = result.is_table or makes_table(each)
-                if each.tag == "String" then
-                    if result.text and result.text ~= each.value then learn(L, marks, k, true) end
-                    result.text = result.text or each.value
-                end
-                for i, param in ipairs(def.params) do
-                    if each.tag == "Name" and each.var == param and info.roles[i] == "table" and info.gives[k] == nil then info.gives[k] = i end
-                end
-                if result.is_table then info.is_full = true end
-            end
-            for _, inner in ipairs { node.body or {}, node.orelse or {} } do visit(inner) end
-            for _, clause in ipairs(node.clauses or {}) do visit(clause.body) end
+    trees.each_statement(def.body, function(node)
+        if node.tag == "Local" then
+            for i, var in ipairs(node.vars) do is_table[var] = node.exprs[i] and makes_table(node.exprs[i]) end
         end
-    end
-    visit(def.body)
+        for k, each in ipairs(node.tag == "Return" and node.exprs or {}) do
+            local result = info.results[k] or { copies = {} }
+            info.results[k] = result
+            result.is_table = result.is_table or makes_table(each)
+            if each.tag == "String" then
+                if result.text and result.text ~= each.value then learn(L, marks, k, true) end
+                result.text = result.text or each.value
+            end
+            for i, param in ipairs(def.params) do
+                if each.tag == "Name" and each.var == param and info.roles[i] == "table" and info.gives[k] == nil then info.gives[k] = i end
+            end
+            if result.is_table then info.is_full = true end
+        end
+    end)
     for k, result in ipairs(info.results) do
         if marks[k] then result.text = nil end
     end

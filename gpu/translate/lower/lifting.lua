@@ -21,6 +21,7 @@ local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local results = require "tidepool.translate.lower.lifted_results"
 local scopes = require "tidepool.translate.lower.scopes"
+local trees = require "tidepool.translate.trees"
 local walk = require "tidepool.translate.lower.walk"
 
 local lifting = {}
@@ -30,20 +31,7 @@ local emit, name_of, new_local, node_at = nodes.emit, nodes.name_of, nodes.new_l
 local refuse, scalar = nodes.refuse, nodes.scalar
 local note_mutation, object = places.note_mutation, places.object
 local close_scope = scopes.close_scope
-
-local APART = { var = true, vars = true, names = true, params = true, outer = true, assigns = true, static = true, source = true }
-
--- Calls visit(node) for the nodes of a tree, those of functions in it, too; always in the same
--- order, so that the same function gives the same text each time, as kept programs need it.
-local function each_node(tree, visit)
-    visit(tree)
-    local keys = {}
-    for key, part in pairs(tree) do
-        if type(part) == "table" and not APART[key] then keys[#keys + 1] = key end
-    end
-    table.sort(keys, function(a, b) return tostring(a) < tostring(b) end)
-    for _, key in ipairs(keys) do each_node(tree[key], visit) end
-end
+local each_node = trees.each_node
 
 --- Notes that a local function calls itself, where its text says so.
 function lifting.note(L, node)

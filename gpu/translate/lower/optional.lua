@@ -11,11 +11,13 @@
 
 local callees = require "tidepool.translate.lower.callees"
 local nodes = require "tidepool.translate.lower.nodes"
+local trees = require "tidepool.translate.trees"
 
 local optional = {}
 
 local called, static_of = callees.called, callees.static_of
 local check, name_of, node_at = nodes.check, nodes.name_of, nodes.node_at
+local each_node, each_statement = trees.each_node, trees.each_statement
 
 ---------------------------------------------------------------------------------------------------
 -- Texts
@@ -26,13 +28,9 @@ local function bare(node)
 end
 
 local function has_break(list)
-    for _, node in ipairs(list) do
-        if node.tag == "Break" or has_break(node.body or {}) or has_break(node.orelse or {}) then return true end
-        for _, clause in ipairs(node.clauses or {}) do
-            if has_break(clause.body) then return true end
-        end
-    end
-    return false
+    local found = false
+    each_statement(list, function(node) found = found or node.tag == "Break" end)
+    return found
 end
 
 -- Can control come out behind the statements?
@@ -54,16 +52,6 @@ local function falls(list)
     return falls(last.orelse)
 end
 optional.falls = falls
-
--- Calls visit for each statement of a block, also those in it; not for those of functions in it.
-local function each_statement(list, visit)
-    for _, node in ipairs(list) do
-        visit(node)
-        if node.body then each_statement(node.body, visit) end
-        if node.orelse then each_statement(node.orelse, visit) end
-        for _, clause in ipairs(node.clauses or {}) do each_statement(clause.body, visit) end
-    end
-end
 
 -- Which locals of a function may be nil: those that are declared without a value, and those that
 -- get a result that may be missing (true), or an element that may not be there ("element").
@@ -162,19 +150,6 @@ end
 function optional.gives_texts(L, fn, def)
     return optional.misses(L, fn, def) and L.gives_texts[def] or false
 end
-
--- Calls visit for each node of a tree, not for those that it refers to.
-local function each_node(node, visit)
-    visit(node)
-    for key, child in pairs(node) do
-        if type(child) == "table" and key ~= "var" and key ~= "vars" and key ~= "names" and key ~= "params" and key ~= "outer" and key ~= "assigns"
-            and key ~= "static" and key ~= "source" and node.tag ~= "Given" then
-            each_node(child, visit)
-        end
-    end
-end
-
-optional.each_node = each_node
 
 -- The parameters of a function that it asks for, whether they are nil.
 function optional.asked(L, fn, def)
