@@ -307,6 +307,12 @@ static int table_number(lua_State *L, int where)
     return i >= ADOPTED ? i - ADOPTED : i;
 }
 
+/* Is the `where` at the index that of a change which a worker has adopted? */
+static bool is_adopted(lua_State *L, int where)
+{
+    return lua_type(L, where) == LUA_TNUMBER && lua_tointeger(L, where) >= ADOPTED;
+}
+
 static int type_number(const char *name)
 {
     for (int t = 0; t < TP_STANDARD_TYPES; t++)
@@ -499,10 +505,8 @@ static void keep_in_undo(lua_State *L, tp_standard *s, int list, bool adopted)
     push(L, s->undo);
     for (int i = 0, n = (int)lua_objlen(L, list) / 3; i < n; i++) {
         push_triple(L, list, i);                     // undo where key value
-        bool counts = !adopted || (lua_type(L, -3) == LUA_TNUMBER &&
-                                   lua_tointeger(L, -3) >= ADOPTED);
         lua_pop(L, 1);
-        int k = counts ? find_place(L) : -1;
+        int k = !adopted || is_adopted(L, -2) ? find_place(L) : -1;
         if (k >= 0) {
             push_current(L, s);
             if (lua_isnil(L, -1))
@@ -546,8 +550,7 @@ void tp_standard_adopt(lua_State *L, tp_standard *s)
     keep_in_undo(L, s, top + 1, false);
     set_all(L, s, top + 1, false, true);
     push(L, s->list);
-    if (s->applied)
-        keep_in_undo(L, s, lua_gettop(L), true);
+    keep_in_undo(L, s, lua_gettop(L), true);
     lua_settop(L, top);
 }
 
@@ -671,25 +674,23 @@ static void mark_adopted(lua_State *L, const tp_standard *s)
 {
     int list = lua_gettop(L), n = (int)lua_objlen(L, list) / 3;
     for (int i = 0; i < n; i++) {
-        if (s->applied)
-            push(L, s->list);
-        else
-            lua_newtable(L);
-        push_triple(L, list, i);                     // list applied where key value
-        lua_insert(L, list + 1);                     // list value applied where key
-        int k = find_place(L);
-        bool is_adopted = false;
+        push_triple(L, list, i);                     // list where key value
+        push(L, s->list);
+        lua_pushvalue(L, list + 1);
+        lua_pushvalue(L, list + 2);                  // list where key value applied where key
+        int k = s->applied ? find_place(L) : -1;
+        bool is = false;
         if (k >= 0) {
-            lua_rawgeti(L, list + 2, 3 * k + 1);
-            is_adopted = lua_type(L, -1) == LUA_TNUMBER && lua_tointeger(L, -1) >= ADOPTED;
-        } else if (lua_type(L, list + 3) == LUA_TNUMBER) {
-            push_item(L, s->expected, table_number(L, list + 3));
-            lua_pushvalue(L, list + 4);
+            lua_rawgeti(L, list + 4, 3 * k + 1);
+            is = is_adopted(L, -1);
+        } else if (lua_type(L, list + 1) == LUA_TNUMBER) {
+            push_item(L, s->expected, table_number(L, list + 1));
+            lua_pushvalue(L, list + 2);
             lua_rawget(L, -2);
-            is_adopted = lua_rawequal(L, -1, list + 1);
+            is = lua_rawequal(L, -1, list + 3);
         }
-        if (is_adopted) {
-            lua_pushinteger(L, ADOPTED + table_number(L, list + 3));
+        if (is) {
+            lua_pushinteger(L, ADOPTED + table_number(L, list + 1));
             lua_rawseti(L, list, 3 * i + 1);
         }
         lua_settop(L, list);
