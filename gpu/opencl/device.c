@@ -232,22 +232,15 @@ static cl_int fill(tp_queue *q, cl_mem mem, size_t size, const void *data)
     return rc == CL_SUCCESS && !data ? cl->Finish(q->queue) : rc;
 }
 
-/* For who allocates, which comes to an end. */
-static bool is_never_given_up(const tp_tenant *t)
-{
-    (void)t;
-    return false;
-}
-
 static bool is_given_up(void *user)
 {
     const tp_queue *q = user;
     return q->is_given_up && q->is_given_up(q->user);
 }
 
-/* A call by hand for which the device has no memory. All zero but for what is said; to be ended. */
+/* A call by hand for which the device has no memory. All zero at first; to be ended. */
 typedef struct shortage {
-    tp_tenant me; /* .is_given_up = is_never_given_up */
+    tp_tenant me;
     bool is_alone;
 } shortage;
 
@@ -285,7 +278,7 @@ static void end_shortage(tp_queue *q, shortage *s)
 static cl_mem allocate(tp_queue *q, size_t size, const void *data, cl_int *rc)
 {
     const tp_open_device *o = &q->open;
-    shortage s = { .me = { .is_given_up = is_never_given_up } };
+    shortage s = { 0 };
     cl_mem mem;
     do {
         *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
@@ -657,7 +650,7 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
     /* compilers may make a special version of the code for an offset */
     bool has_offset = range->offset[0] || range->offset[1] || range->offset[2];
     cl_event event = NULL;
-    shortage s = { .me = { .is_given_up = is_never_given_up } };
+    shortage s = { 0 };
     cl_int rc;
     do
         rc = cl->EnqueueNDRangeKernel(q->queue, l->kernel, range->dimensions,

@@ -116,10 +116,15 @@ void tp_room_end_use(tp_room *r, tp_tenant *t)
     uv_mutex_unlock(&r->lock);
 }
 
+static bool is_given_up(const tp_tenant *t)
+{
+    return t->is_given_up && t->is_given_up(t);
+}
+
 /* Locked. Has another launch to be alone, which ends? */
 static bool is_held_up(const tp_room *r, const tp_tenant *t)
 {
-    return r->alone && r->alone != t && !r->alone->is_given_up(r->alone);
+    return r->alone && r->alone != t && !is_given_up(r->alone);
 }
 
 void tp_room_begin(tp_room *r, tp_tenant *t)
@@ -172,12 +177,12 @@ static bool is_crowded(const tp_room *r, const tp_tenant *but, uint64_t since)
 {
     bool is_patient = uv_hrtime() - since < PATIENCE_NS;
     for (const tp_tenant *t = r->tenants; t; t = t->next)
-        if (t != but && t->is_running && (is_patient || !t->is_given_up(t)))
+        if (t != but && t->is_running && (is_patient || !is_given_up(t)))
             return true;
     return false;
 }
 
-bool tp_room_be_alone(tp_room *r, tp_tenant *t, bool (*is_given_up)(void *user), void *user)
+bool tp_room_be_alone(tp_room *r, tp_tenant *t, bool (*gives_up)(void *user), void *user)
 {
     bool is_wanted = true;
     uint64_t began = uv_hrtime();
@@ -189,7 +194,7 @@ bool tp_room_be_alone(tp_room *r, tp_tenant *t, bool (*is_given_up)(void *user),
             break;
         uv_cond_timedwait(&r->changed, &r->lock, ASK_NS);
         uv_mutex_unlock(&r->lock);
-        is_wanted = !is_given_up(user);
+        is_wanted = !gives_up(user);
         uv_mutex_lock(&r->lock);
     }
     t->is_used = t->is_running = true;

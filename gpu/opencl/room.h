@@ -30,7 +30,7 @@ struct tp_tenant {
      * nothing runs on the tenant. NULL: it never has any. */
     bool (*give_back)(tp_tenant *t, bool all);
     /* Does nobody wait for its launch any more, which may never end? Called by any thread, with the
-     * room's lock held, while the launch runs. */
+     * room's lock held, while the launch runs. NULL: somebody always does, and it ends. */
     bool (*is_given_up)(const tp_tenant *t);
     /* ---- guarded by the room's lock ---- */
     tp_tenant *next;
@@ -85,8 +85,8 @@ bool tp_room_empty(tp_room *r, bool all);
 
 /* The tenant's launch has failed for want of memory, and has ended. Waits until no other runs, but
  * for those that nobody waits for, and none begins before tp_room_end; then it is begun again.
- * False when is_given_up(user), which is asked from time to time with no lock held, gives up the
+ * False when gives_up(user), which is asked from time to time with no lock held, gives up the
  * wait: then it is begun beside the others. */
-bool tp_room_be_alone(tp_room *r, tp_tenant *t, bool (*is_given_up)(void *user), void *user);
+bool tp_room_be_alone(tp_room *r, tp_tenant *t, bool (*gives_up)(void *user), void *user);
 
 #endif
