@@ -65,7 +65,7 @@ typedef struct track {
     uint64_t pid, tid;
     uint64_t linked;     /* the map to which the last arrow led */
     bool has_device;     /* the name of its device's track is written */
-    unsigned n_inner;    /* open maps of its process, or machine: is_inner */
+    unsigned n_inner;    /* open maps of its process, or machine: tp_wire_is_inner */
     joined small; /* small items inside of no other box that are not written yet */
     box *boxes;
     unsigned n, room;
@@ -222,12 +222,6 @@ static job **find_job(tp_chrome *c, uint64_t number)
     while (*at && (*at)->number != number)
         at = &(*at)->next;
     return at;
-}
-
-/* Was the map opened inside of an item, in another process or on another machine? */
-static bool is_inner(const job *j)
-{
-    return j->number >> TP_WIRE_OWN_BITS != 0;
 }
 
 /* The name of the job's function; 0: it is not known. */
@@ -514,7 +508,7 @@ static int add_open(tp_chrome *c, track *t, const tp_event *e)
                 .name = (uint32_t)e->count,
                 .owner = e->worker };
     *list = j;
-    t->n_inner += is_inner(j);
+    t->n_inner += tp_wire_is_inner(j->number);
     return 0;
 }
 
@@ -523,7 +517,7 @@ static int close_job(tp_chrome *c, job *j, uint64_t time_ns, tp_buf *out)
     if (!j || j->closed_ns)
         return 0;
     j->closed_ns = time_ns;
-    c->workers[j->owner]->n_inner -= is_inner(j);
+    c->workers[j->owner]->n_inner -= tp_wire_is_inner(j->number);
     j->next_closed = NULL;
     *c->closed_last = j;
     c->closed_last = &j->next_closed;
@@ -541,7 +535,8 @@ static int close_inner(tp_chrome *c, const track *t, uint64_t time_ns, tp_buf *o
             return 0;
     for (unsigned i = 0; i < JOBS && t->n_inner > 0; i++)
         for (job *j = c->jobs[i]; j; j = j->next)
-            if (is_inner(j) && j->owner == t->worker && close_job(c, j, time_ns, out))
+            if (tp_wire_is_inner(j->number) && j->owner == t->worker &&
+                close_job(c, j, time_ns, out))
                 return -1;
     return 0;
 }

@@ -359,12 +359,6 @@ static void look_at_tail(tp_report *r, const job *j)
                                 .item = last };
 }
 
-/* Was the map opened inside of an item, in another process or on another machine? */
-static bool is_inner(const job *j)
-{
-    return j->number >> TP_WIRE_OWN_BITS != 0;
-}
-
 static void end_job(tp_report *r, job **at)
 {
     job *j = *at;
@@ -619,7 +613,7 @@ static int add_open(tp_report *r, tp_report_track *t, const tp_event *e)
                 .worker = e->worker,
                 .is_of_script = e->worker == 0 };
     *list = j;
-    t->n_inner += is_inner(j);
+    t->n_inner += tp_wire_is_inner(j->number);
     tp_report_function *f = &r->functions[j->function];
     if (f->maps++ == 0)
         f->opened_ns = e->time_ns;
@@ -636,7 +630,7 @@ static void close_job(tp_report *r, job **at, uint64_t time_ns)
     if (!j || j->is_closed)
         return;
     j->is_closed = true;
-    r->tracks[j->worker]->n_inner -= is_inner(j);
+    r->tracks[j->worker]->n_inner -= tp_wire_is_inner(j->number);
     tp_report_function *f = &r->functions[j->function];
     if (--f->open == 0)
         f->active_ns += time_ns > f->since_ns ? time_ns - f->since_ns : 0;
@@ -660,7 +654,7 @@ static void close_inner(tp_report *r, const tp_report_track *t, uint64_t time_ns
         return;
     for (unsigned i = 0; i < LISTS && t->n_inner > 0; i++)
         for (job **at = &r->jobs[i], *j; (j = *at);) {
-            if (j->is_closed || !is_inner(j) || j->worker != t->worker) {
+            if (j->is_closed || !tp_wire_is_inner(j->number) || j->worker != t->worker) {
                 at = &j->next;
                 continue;
             }

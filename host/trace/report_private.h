@@ -111,7 +111,7 @@ typedef struct tp_report_track {
     tp_report_open *open; /* open boxes, the outermost first */
     unsigned n_open, room;
     unsigned n_beside;  /* items that wait beside others */
-    unsigned n_inner;   /* open maps of its process, or machine: is_inner in report.c */
+    unsigned n_inner;   /* open maps of its process, or machine: tp_wire_is_inner */
     uint32_t lanes;     /* taken by them, as bits */
     uint64_t seen_ns; /* its first event */
     uint64_t busy_since_ns, busy_ns, items;

@@ -37,6 +37,13 @@ enum {
     TP_WIRE_OWN_BITS = 32 /* of the numbers of a host's own jobs; its processes' have more */
 };
 
+/* Was the map with that number opened inside of an item, in another process or on another
+ * machine? */
+static inline bool tp_wire_is_inner(uint64_t job)
+{
+    return job >> TP_WIRE_OWN_BITS != 0;
+}
+
 /* What is needed to translate events of a process, or of another machine. The supervisor's, or the
  * carrier's. */
 typedef struct tp_wire_events {

@@ -3,8 +3,8 @@
 
 #include "base/blake2b.h"
 #include "cluster/coordinator/coordinator.h"
-#include "wire/events.h"
 #include "cluster/coordinator/signs.h"
+#include "wire/events.h"
 
 #include <stdio.h>
 #include <stdlib.h>

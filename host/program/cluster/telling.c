@@ -83,7 +83,7 @@ void tp_telling_sort(node *n, session *s, const chunk *begins)
             tp_event *e = &events[i];
             const uint64_t job = tp_wire_has_job(e->kind) ? e->job : 0;
             chunk *k = job ? find_by_job(n, s, job) : NULL;
-            if (job && !k && job >> TP_WIRE_OWN_BITS == 0)
+            if (job && !k && !tp_wire_is_inner(job))
                 continue; /* of a chunk that is over */
             if (e->kind == TP_EVENT_TAKE)
                 note_taker(s, e->worker, e->job);
