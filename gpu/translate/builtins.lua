@@ -285,16 +285,25 @@ i -= 1;
         return ("static inline %s %%s($R step)"):format(form.single and "$I" or "$L"), "return (step >= #0) & ~signbit(step);"
     end,
     -- The last value of a loop counter that steps up, or down: whole, and in the range that a
-    -- double counts exactly.
+    -- double counts exactly. The conversion cuts towards 0; no floor here: LLVM before 23 compiles
+    -- some pairs of PoCL's floors wrongly for AVX-512 (llvm-project issue 157929).
     lua_last_up = simple("long %s($R a)", [[
-return a >= #4503599627370496 ? 4503599627370496L : a > #-4503599627370496 ? (long)floor(a)
-        : -4503599627370497L;]]),
+if (!(a > #-4503599627370496)) return -4503599627370497L;
+    long whole = (long)fmin(a, #4503599627370496);
+    return whole - (whole > a);]]),
     lua_last_down = simple("long %s($R a)", [[
-return a <= #-4503599627370496 ? -4503599627370496L : a < #4503599627370496 ? (long)ceil(a)
-        : 4503599627370497L;]]),
+if (!(a < #4503599627370496)) return 4503599627370497L;
+    long whole = (long)fmax(a, #-4503599627370496);
+    return whole + (whole < a);]]),
     -- The same of limits that are known to be small, or NaN: see emit/narrow.lua.
-    lua_small_up = simple("int %s($R a)", "return a >= #-1073741824 ? (int)floor(fmin(a, #1073741824)) : -1073741825;"),
-    lua_small_down = simple("int %s($R a)", "return a <= #1073741824 ? (int)ceil(fmax(a, #-1073741824)) : 1073741825;"),
+    lua_small_up = simple("int %s($R a)", [[
+if (!(a >= #-1073741824)) return -1073741825;
+    int whole = (int)fmin(a, #1073741824);
+    return whole - (whole > a);]]),
+    lua_small_down = simple("int %s($R a)", [[
+if (!(a <= #1073741824)) return 1073741825;
+    int whole = (int)fmax(a, #-1073741824);
+    return whole + (whole < a);]]),
 }
 
 for name, make in pairs(wide.helpers) do PRELUDE[name] = make end
