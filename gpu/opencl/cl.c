@@ -268,17 +268,6 @@ void tp_cl_close(tp_cl *cl)
     free(cl);
 }
 
-const char *tp_cl_show_size(char *to, size_t size, uint64_t bytes)
-{
-    static const char *const units[] = { "bytes", "KiB", "MiB", "GiB", "TiB" };
-    double x = (double)bytes;
-    unsigned unit = 0;
-    while (x >= 1024 && unit < 4)
-        x /= 1024, unit++;
-    snprintf(to, size, unit && x < 100 ? "%.1f %s" : "%.0f %s", x, units[unit]);
-    return to;
-}
-
 int tp_cl_fail(tp_error *err, const tp_cl_device *device, const char *what, cl_int rc)
 {
     return tp_error_set(err, TP_ESYS, "%s: %s failed: %s (%d)", device->name, what,

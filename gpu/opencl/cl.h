@@ -85,9 +85,6 @@ const char *tp_cl_type_name(const tp_cl_device *device);
 /* "CL_INVALID_VALUE" and the like; "an unknown error" for a code that is none. */
 const char *tp_cl_error_name(cl_int code);
 
-/* Writes "1.5 GiB" or the like into a buffer of `size` characters, which it returns. */
-const char *tp_cl_show_size(char *to, size_t size, uint64_t bytes);
-
 /* Sets err: `what` ("copying to the device") failed with `rc` on that device. Returns -1. */
 int tp_cl_fail(tp_error *err, const tp_cl_device *device, const char *what, cl_int rc);
 

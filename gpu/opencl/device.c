@@ -3,6 +3,8 @@
  * failures. */
 #include "opencl/device.h"
 
+#include "base/amount.h"
+
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -311,15 +313,15 @@ int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, v
 {
     const tp_open_device *o = &q->open;
     bool is_shared = array && o->device->is_unified && (uintptr_t)data % ALIGNMENT == 0;
-    char wanted[32], most[32];
+    char wanted[TP_AMOUNT_TEXT], most[TP_AMOUNT_TEXT];
     cl_int rc;
     size_t room = size ? size : 1; /* OpenCL has no empty buffers */
     if (settle(q, err))
         return -1;
     if (room > o->device->max_alloc)
         return tp_error_set(err, TP_ESYS, "%s: a buffer of %s is over the device's largest, %s",
-                            o->device->name, tp_cl_show_size(wanted, sizeof wanted, room),
-                            tp_cl_show_size(most, sizeof most, o->device->max_alloc));
+                            o->device->name, tp_amount_of_bytes(wanted, room),
+                            tp_amount_of_bytes(most, o->device->max_alloc));
     tp_buffer *b = calloc(1, sizeof *b);
     if (!b)
         return tp_error_oom(err, "a device's buffer");
@@ -605,15 +607,15 @@ static int check_local(const tp_queue *q, const tp_launcher *l, const tp_launch_
                        tp_error *err)
 {
     uint64_t bytes = l->local_bytes, most = q->open.device->local_memory;
-    char wanted[32], all[32];
+    char wanted[TP_AMOUNT_TEXT], all[TP_AMOUNT_TEXT];
     for (unsigned i = 0; i < l->n_parameters; i++)
         if (!arguments[i].buffer && !arguments[i].bytes)
             bytes += (arguments[i].size + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
     if (bytes <= most)
         return 0;
     return tp_error_set(err, TP_ESYS, "%s: %s of __local memory are over the device's %s",
-                        q->open.device->name, tp_cl_show_size(wanted, sizeof wanted, bytes),
-                        tp_cl_show_size(all, sizeof all, most));
+                        q->open.device->name, tp_amount_of_bytes(wanted, bytes),
+                        tp_amount_of_bytes(all, most));
 }
 
 int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,

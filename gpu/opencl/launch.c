@@ -5,6 +5,8 @@
  * that stay there (copies.c). */
 #include "opencl/launch.h"
 
+#include "base/amount.h"
+
 #include <stdlib.h>
 
 enum {
@@ -248,9 +250,9 @@ static tp_ready_kernel *get_kernel(tp_launch_queue *q, tp_program *p, tp_error *
                                    NULL) == CL_SUCCESS &&
         bytes > d->local_memory) { /* PoCL would end the process */
         cl->ReleaseKernel(kernel);
-        tp_error_set(err, TP_ESYS, "%s: %llu KiB of __local memory are over the device's %llu KiB",
-                     d->name, (unsigned long long)bytes >> 10,
-                     (unsigned long long)d->local_memory >> 10);
+        char wanted[TP_AMOUNT_TEXT], most[TP_AMOUNT_TEXT];
+        tp_error_set(err, TP_ESYS, "%s: %s of __local memory are over the device's %s", d->name,
+                     tp_amount_of_bytes(wanted, bytes), tp_amount_of_bytes(most, d->local_memory));
         return NULL;
     }
     if (oldest->program) {

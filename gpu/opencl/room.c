@@ -5,6 +5,8 @@
  * memory, and may be emptied meanwhile. So nobody who waits has what another one waits for. */
 #include "opencl/room.h"
 
+#include "base/amount.h"
+
 #include <stdio.h>
 
 /* How often waits look whether launches were given up, and how long such a one may take to end. */
@@ -53,23 +55,23 @@ int tp_room_say_full(const tp_room *r, const char *what, uint64_t bytes, cl_int 
 {
     static const char *const names[] = { "launches", "copies of arrays", "buffers",
                                          "pinned memory" };
-    char size[32], held[256] = "";
+    char size[TP_AMOUNT_TEXT], held[256] = "";
     size_t n = 0;
     for (int i = 0; i < TP_HOLDERS; i++) {
         uint64_t has = tp_room_held(r, (tp_holder)i);
         if (has)
             n += (size_t)snprintf(held + n, sizeof held - n, "%s%s for %s", n ? ", " : "",
-                                  tp_cl_show_size(size, sizeof size, has), names[i]);
+                                  tp_amount_of_bytes(size, has), names[i]);
     }
-    char all[32], wanted[40] = "";
+    char all[TP_AMOUNT_TEXT], wanted[TP_AMOUNT_TEXT + 8] = "";
     if (bytes)
-        snprintf(wanted, sizeof wanted, " of %s", tp_cl_show_size(size, sizeof size, bytes));
+        snprintf(wanted, sizeof wanted, " of %s", tp_amount_of_bytes(size, bytes));
     return tp_error_set(err, TP_ESYS,
                         "%s: no memory for %s%s: %s (%d). Of the device's %s this program has %s: "
                         "let go of buffers and results that are not needed any more, map less at a "
                         "time, or use a device with more memory",
                         r->device->name, what, wanted, tp_cl_error_name(rc), rc,
-                        tp_cl_show_size(all, sizeof all, r->device->memory), n ? held : "none");
+                        tp_amount_of_bytes(all, r->device->memory), n ? held : "none");
 }
 
 /* ---- tenants ---- */

@@ -5,6 +5,7 @@
  * and keep memory safe. What a user may do wrong is returned as nil and a message. */
 #include "lua/core.h"
 
+#include "base/amount.h"
 #include "base/lua_modules.h"
 #include "codec/codec.h"
 #include "codec/standard.h"
@@ -160,7 +161,16 @@ static int l_where(lua_State *L)
     return 1;
 }
 
+/* core.amount_of_bytes(n) -> so many bytes as people read them: "1.5 KiB" */
+static int l_amount_of_bytes(lua_State *L)
+{
+    char text[TP_AMOUNT_TEXT];
+    lua_pushstring(L, tp_amount_of_bytes(text, (uint64_t)luaL_checknumber(L, 1)));
+    return 1;
+}
+
 static const luaL_Reg functions[] = {
+    { "amount_of_bytes", l_amount_of_bytes },
     { "where", l_where },
     { "is_yieldable", l_is_yieldable },
     { "unique", l_unique },

@@ -3,6 +3,7 @@
  * without TLS, on all others with it. */
 #include "program/engine.h"
 
+#include "base/amount.h"
 #include "base/folder.h"
 #include "base/system.h"
 #include "cluster/certificate.h"
@@ -600,10 +601,11 @@ static void list_devices(const char *host, char *lines)
 {
     for (char *line; (line = strsep(&lines, "\n"));) {
         char type[16], name[TP_SUBJECT_MAX];
+        char shown[TP_AMOUNT_TEXT];
         unsigned long long memory;
         if (sscanf(line, "%15[^\t]\t%*[^\t]\t%*[^\t]\t%llu\t%255[^\t]", type, &memory, name) == 3)
-            printf("device on %s: %s (%s, %.1f GiB)\n", host, name, type,
-                   (double)memory / (1 << 30));
+            printf("device on %s: %s (%s, %s)\n", host, name, type,
+                   tp_amount_of_bytes(shown, memory));
     }
 }
 

@@ -2,6 +2,8 @@
  * tests/engine/report_spec.lua that causes it. */
 #include "trace/report_private.h"
 
+#include "base/amount.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -48,15 +50,9 @@ static const char *seconds(words *w, double s)
     return w->text;
 }
 
-static const char *size(words *w, double bytes)
+static const char *size(words *w, uint64_t bytes)
 {
-    if (bytes >= 1 << 30)
-        snprintf(w->text, sizeof w->text, "%.3g GiB", bytes / (1 << 30));
-    else if (bytes >= 1 << 20)
-        snprintf(w->text, sizeof w->text, "%.3g MiB", bytes / (1 << 20));
-    else
-        snprintf(w->text, sizeof w->text, "%.3g KiB", bytes / 1024);
-    return w->text;
+    return tp_amount_of_bytes(w->text, bytes);
 }
 
 /* A count, with commas: 11,000; small ones with three digits. */
@@ -273,8 +269,8 @@ static void find_encoding(findings *all, const tp_report_function *f)
             "Encoding the function for its workers took %s, %s of the time of its maps: it was "
             "done %s times, and most of its %s is the captured value '%.80s' (%s).",
             seconds(&a, (double)f->encode_ns * 1e-9), percent(&b, share),
-            amount(&c, (double)f->encodings), size(&d, (double)f->encode_bytes),
-            tp_trace_text(r->trace, f->captured), size(&e, (double)f->captured_bytes));
+            amount(&c, (double)f->encodings), size(&d, f->encode_bytes),
+            tp_trace_text(r->trace, f->captured), size(&e, f->captured_bytes));
         SAY(to->advice,
             "tidepool.share(%.80s) encodes it once; a typed array is not copied for threads.",
             tp_trace_text(r->trace, f->captured));
@@ -284,7 +280,7 @@ static void find_encoding(findings *all, const tp_report_function *f)
         "Encoding the function for its workers took %s, %s of the time of its maps: it was done "
         "%s times, with %s.",
         seconds(&a, (double)f->encode_ns * 1e-9), percent(&b, share),
-        amount(&c, (double)f->encodings), size(&d, (double)f->encode_bytes));
+        amount(&c, (double)f->encodings), size(&d, f->encode_bytes));
     SAY(to->advice, "Map once over more inputs, or make what it captures smaller.");
 }
 
@@ -351,7 +347,7 @@ static void find_copies(findings *all, const tp_report_function *f)
     SAY(to->text,
         "Copies dominate on the device: %s to copy %s there and back, and %s in kernels. %s of its "
         "time went into copies.",
-        seconds(&a, copied * 1e-9), size(&b, (double)f->copied_bytes),
+        seconds(&a, copied * 1e-9), size(&b, f->copied_bytes),
         seconds(&c, computed * 1e-9), percent(&d, copied / (copied + computed)));
     SAY(to->advice, "Do more with each number while it is there, or keep arrays on the device.");
 }

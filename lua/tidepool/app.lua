@@ -14,8 +14,18 @@ local cls, instances = lazy "tidepool.cls", lazy "tidepool.engine.instances"
 ---@field entries table  list of { name, fn, options, source, line, made_in }: where fn is from, and the chunk that called app:main
 ---@field setups table  list of { id, app, fn }
 local App = {}
-App.__index = App
-setmetatable(App, { __index = function(_, key) check.missing("an app", key, App) end })
+
+function App:__index(key)
+  local method = App[key]
+  if method ~= nil then return method end
+  if key == "name" then return rawget(self, "_name") end -- so that assignments to it are noticed
+  check.missing("an app", key, App)
+end
+
+function App:__newindex(key)
+  check.fail("app '%s': field %s of an app cannot be set: its name and the options of its functions are given to tidepool.App, functions to app:func",
+    rawget(self, "_name"), check.key(key))
+end
 
 -- When a function captures an App, only the App's name travels: its functions may hold values that
 -- cannot.
@@ -95,16 +105,16 @@ end
 function app.new(name, defaults, extra)
   check.no_more(extra, "tidepool.App", "(name, options)")
   if type(name) == "table" and defaults == nil then name, defaults = nil, name end
-  if name ~= nil and type(name) ~= "string" then check.fail("tidepool.App: the name must be a string, got %s", type(name)) end
+  if name ~= nil and type(name) ~= "string" then check.fail("tidepool.App: the name must be a string, got %s", check.show(name)) end
   if defaults ~= nil and type(defaults) ~= "table" then
-    check.fail("tidepool.App: the defaults must be a table of options, got %s", type(defaults))
+    check.fail("tidepool.App: the defaults must be a table of options, got %s", check.show(defaults))
   end
   local checked = defaults and next(defaults) ~= nil and options.check("tidepool.App", options.of_functions, defaults) or {}
   for _, option in ipairs { "name", "kernel", "with" } do
     if checked[option] ~= nil then check.fail("tidepool.App: option '%s' is of one function, not a default for all", option) end
   end
   local self = setmetatable({
-    name = name or "app", defaults = setmetatable(checked, Inner),
+    _name = name or "app", defaults = setmetatable(checked, Inner),
     functions = setmetatable({}, Inner), entries = setmetatable({}, Inner), setups = {},
   }, App)
   n_made = n_made + 1
@@ -112,7 +122,7 @@ function app.new(name, defaults, extra)
   if is_keeping then
     local frame = check.frame()
     app.kept[self] = true
-    self.made_in = frame and frame.source
+    rawset(self, "made_in", frame and frame.source)
   end
   return self
 end
@@ -187,7 +197,7 @@ end
 
 function add(self, given, fn)
   if type(fn) ~= "function" then
-    local what = func.is_function(fn) and "a Function (decorated already)" or fn == nil and "nil" or check.a(type(fn))
+    local what = func.is_function(fn) and "a Function (decorated already)" or check.kind(fn)
     check.fail("app:func: expected a function to decorate, got %s", what)
   end
   local frame = check.frame()
@@ -222,7 +232,7 @@ function App:func(...)
     return add(self, {}, given)
   end
   if given ~= nil and (type(given) ~= "table" or getmetatable(given)) then
-    check.fail("app:func: expected options or a function, got %s", check.a(type(given)))
+    check.fail("app:func: expected options or a function, got %s", check.kind(given))
   end
   local checked = given and next(given) ~= nil and options.check("app:func", options.of_functions, given) or {}
   if checked.with and not checked.kernel then check.fail("app:func: option 'with' goes with `kernel`; a Lua function captures its upvalues") end
@@ -294,8 +304,8 @@ function App:cls(...)
 end
 
 local function add_entry(self, given, fn)
-  if type(fn) ~= "function" then check.fail("app:main: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
-  if given.name ~= nil and type(given.name) ~= "string" then check.fail("app:main: name must be a string, got %s", type(given.name)) end
+  if type(fn) ~= "function" then check.fail("app:main: expected a function, got %s", check.kind(fn)) end
+  if given.name ~= nil and type(given.name) ~= "string" then check.fail("app:main: name must be a string, got %s", check.show(given.name)) end
   local info, frame = debug.getinfo(fn, "S"), check.frame()
   app.kept[self] = true
   self.entries[#self.entries + 1] = {
@@ -311,7 +321,7 @@ function App:main(given, extra)
   check.self(self, App, "app", "main", "...")
   check.no_more(extra, "app:main", "options or a function")
   if type(given) == "function" then return add_entry(self, {}, given) end
-  if type(given) ~= "table" then check.fail("app:main: expected options or a function, got %s", given == nil and "nil" or check.a(type(given))) end
+  if type(given) ~= "table" then check.fail("app:main: expected options or a function, got %s", check.kind(given)) end
   for name in pairs(given) do
     if name ~= "name" and name ~= "args" then
       local near = check.nearest(tostring(name), { "name", "args" })
@@ -332,7 +342,7 @@ end
 ---@return function  fn
 function App:setup(fn)
   check.self(self, App, "app", "setup", "fn")
-  if type(fn) ~= "function" then check.fail("app:setup: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
+  if type(fn) ~= "function" then check.fail("app:setup: expected a function, got %s", check.kind(fn)) end
   local setup = { app = self.name, fn = fn }
   -- Workers remember by this id which setups have run. It has the time, since the table's address
   -- alone may be reused.
@@ -346,7 +356,7 @@ end
 function App:include(other, extra)
   check.self(self, App, "app", "include", "...")
   check.no_more(extra, "app:include", "an app")
-  if getmetatable(other) ~= App then check.fail("app:include: expected an App, got %s", type(other)) end
+  if getmetatable(other) ~= App then check.fail("app:include: expected an App, got %s", check.show(other)) end
   for name, f in pairs(other.functions) do
     if self.functions[name] and self.functions[name] ~= f then check.fail("app:include: both apps have a function '%s'", name) end
     self.functions[name] = f

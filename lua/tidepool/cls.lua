@@ -82,6 +82,10 @@ function Class:__index(key)
   end
 end
 
+function Class:__newindex(key)
+  check.fail("%s: field %s of a class cannot be set: its methods and options are given when it is made", rawget(self, "name"), check.key(key))
+end
+
 function Class:__tostring()
   return "tidepool.Class: " .. self.name
 end
@@ -93,7 +97,7 @@ function Instance:__index(key)
   local class, parameters = made_of.class, made_of.parameters
   if class.cores[key] then
     local f = func.new(instances.bind(self, key), class.name .. "." .. key, class.options, class.setups, class.cores[key])
-    f.method, f.instance = class.methods[key], self
+    func.bind(f, class.methods[key], self)
     of = of or {}
     functions[self] = of
     of[key] = f

@@ -51,7 +51,7 @@ end
 local function text_of(value)
   if type(value) == "string" or type(value) == "number" then return value end
   if getmetatable(value) == Failure then return rawget(value, "message") end
-  check.fail("attempt to concatenate a failure and %s", value == nil and "nil" or check.a(type(value)))
+  check.fail("attempt to concatenate a failure and %s", check.kind(value))
 end
 
 function Failure.__concat(a, b)

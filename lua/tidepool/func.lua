@@ -15,7 +15,7 @@ local batch, gathered, options = lazy "tidepool.engine.batch", lazy "tidepool.en
 local cache, share, spawned = lazy "tidepool.engine.cache", lazy "tidepool.share", lazy "tidepool.engine.spawned"
 
 ---@class tidepool.Function
----@field raw function  the plain Lua function
+---@field raw function  the plain Lua function; kept in `_raw`, as the name in `_name`, so that assignments are noticed
 ---@field name string
 ---@overload fun(...: any): ...: any
 local Function = {}
@@ -27,7 +27,7 @@ local func = { Function = Function, methods = methods }
 
 core.add_class("tidepool.func.Function", Function, false)
 -- the field that makes up its identity (codec/identity.h); the others only say how it runs
-Function.__identity = "raw"
+Function.__identity = "_raw"
 
 -- Per Function, the table that was its first argument in the last call, if it was one.
 local last_passed = setmetatable({}, { __mode = "kv" })
@@ -38,7 +38,7 @@ local last_passed = setmetatable({}, { __mode = "kv" })
 ---@return tidepool.Function
 function func.new(raw, name, given, setups, of)
   local f = setmetatable({
-    raw = raw, name = name, options = given, core = of or core.func.new(name, given.concurrency_limit or 0), is_fresh = true, setups = setups,
+    _raw = raw, _name = name, options = given, core = of or core.func.new(name, given.concurrency_limit or 0), is_fresh = true, setups = setups,
   }, Function)
   if given.batched and given.gpu and not jobs.drives(f) then
     check.fail("%s: option 'batched' is for functions that Lua runs; with option 'gpu' alone a function is translated, and devices run many "
@@ -52,6 +52,12 @@ function func.new(raw, name, given, setups, of)
   end
   if jobs.drives(f) then require("tidepool.device.gpu").add_driver(f) end
   return f
+end
+
+--- Makes the Function a method of an instance.
+function func.bind(f, method, instance)
+  rawset(f, "method", method)
+  rawset(f, "instance", instance)
 end
 
 --- The function for one input: `raw` itself, or for a batched one a function that calls it with
@@ -68,13 +74,22 @@ function func.is_function(value)
   return type(value) == "table" and getmetatable(value) == Function
 end
 
+local stored_as = { raw = "_raw", name = "_name" }
+
 function Function.__index(self, key)
   local method = methods[key]
   if method == nil then
-    check.missing(rawget(self, "name"), key, methods)
-    if of_results[key] then check.fail("%s has no method '%s': its results have, as in f:map(inputs):%s()", rawget(self, "name"), key, key) end
+    if stored_as[key] then return rawget(self, stored_as[key]) end
+    check.missing(rawget(self, "_name"), key, methods)
+    if of_results[key] then check.fail("%s has no method '%s': its results have, as in f:map(inputs):%s()", rawget(self, "_name"), key, key) end
   end
   return method
+end
+
+function Function.__newindex(self, key, value)
+  local form = options.is_of_functions(key) and (", and f:with { %s = %s } is one with another"):format(key,
+    type(value) == "string" and ("%q"):format(value) or type(value) == "table" and "{ ... }" or check.show(value)) or ""
+  check.fail("%s: field %s of a function cannot be set: its options are given when it is made%s", rawget(self, "_name"), check.key(key), form)
 end
 
 function Function:__tostring()
@@ -122,7 +137,7 @@ function Function:__call(...)
     return first_call(self, ...)
   end
   if self.options.batched then return call_batched(self, ...) end
-  return self.raw(...)
+  return rawget(self, "_raw")(...)
 end
 
 --- Runs over many inputs, one per position, zipped to the shortest; results in the order of the
@@ -294,7 +309,7 @@ end
 function methods.with(self, given, extra)
   check.self(self, Function, "f", "with", "...")
   check.no_more(extra, "Function:with", "a table of options")
-  if type(given) ~= "table" then check.fail("Function:with: expected a table of options, got %s", type(given)) end
+  if type(given) ~= "table" then check.fail("Function:with: expected a table of options, got %s", check.show(given)) end
   local changed = options.check("Function:with", options.of_functions, given)
   if changed.kernel or changed.with then
     check.fail("Function:with: options 'kernel' and 'with' are the function itself; make another one with app:func")
@@ -304,7 +319,7 @@ function methods.with(self, given, extra)
   end
   local merged = options.merge("Function:with", self.options, changed)
   local other = func.new(self.raw, changed.name or self.name, merged, self.setups)
-  other.method, other.instance = rawget(self, "method"), rawget(self, "instance")
+  func.bind(other, rawget(self, "method"), rawget(self, "instance"))
   if changed.concurrency_limit == nil and changed.name == nil then other.core = self.core end
   return other
 end

@@ -220,7 +220,7 @@ function generator.check(who, f, settings)
   end
   local is_on_device = f.options.gpu and f.options.gpu ~= executors.AUTO and not jobs.drives(f)
   if is_on_device then check.fail("%s: '%s' runs on a device, which gives its results all at once", who, f.name) end
-  for _, option in ipairs { "journal", "halt" } do
+  for _, option in ipairs { "journal", "halt", "times" } do
     if settings[option] then check.fail("%s: option '%s' is not for values that come while a function runs", who, option) end
   end
 end

@@ -83,7 +83,7 @@ local encode
 local function object_text(t, path, open, depth)
   local keys = {}
   for key in next, t do
-    if type(key) ~= "string" and type(key) ~= "number" then refuse(path, "a key that is " .. check.a(type(key))) end
+    if type(key) ~= "string" and type(key) ~= "number" then refuse(path, "a key that is " .. check.kind(key)) end
     keys[#keys + 1] = { text = type(key) == "number" and number_text(key, path) or key, key = key }
   end
   table.sort(keys, function(a, b) return a.text < b.text end)

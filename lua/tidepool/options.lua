@@ -190,6 +190,9 @@ types = {
       local wrong = trouble_with(v, retry_fields)
       if wrong then return false, nil, wrong end
       if not v.max then return false, nil, "needs a field max: how many further attempts" end
+      for _, key in ipairs { "backoff", "max_delay", "jitter" } do
+        if v[key] and not v.initial_delay then return false, nil, ("has a field %s, which goes with initial_delay: there is no delay without it"):format(key) end
+      end
       return true, v
     end },
 }
@@ -280,11 +283,13 @@ options.of_calls = {
   { "journal", "journal", "a file in which results are kept, so that the same program, run again, does only what is missing" },
 }
 
---- Options that only for_each has.
+--- The options of for_each, which has no results whose times could be asked for.
 options.of_for_each = {
   { "ignore_exceptions", "boolean", "failures are counted, not raised" },
 }
-for _, row in ipairs(options.of_calls) do options.of_for_each[#options.of_for_each + 1] = row end
+for _, row in ipairs(options.of_calls) do
+  if row[1] ~= "times" then options.of_for_each[#options.of_for_each + 1] = row end
+end
 
 --- The options of tidepool.lines.
 options.of_lines = {
@@ -317,6 +322,11 @@ local function row_of(rows, name)
   for _, row in ipairs(rows) do
     if row[1] == name then return row end
   end
+end
+
+--- Is it the name of an option of functions?
+function options.is_of_functions(name)
+  return row_of(options.of_functions, name) ~= nil
 end
 
 local function names_of(rows)
@@ -442,6 +452,23 @@ function options.executor(given, has_no_device)
   return has_all(executors.default, needs) and executors.default or executors.that("runs_lua", unpack(needs))[1]
 end
 
+--- Raises for given options that mean nothing beside what the function has otherwise. An app's
+--- defaults are for those of its functions that they mean something for.
+local function check_use(who, given, merged)
+  for _, name in ipairs { "precision", "recursion_limit" } do
+    if given[name] ~= nil and not merged.gpu then
+      check.fail("%s: option '%s' goes with `gpu`: it is about functions that are translated for a device", who, name)
+    elseif given[name] ~= nil and options.drives(merged) then
+      check.fail("%s: option '%s' is about functions that are translated for a device; with 'executor', too, this one drives it itself", who, name)
+    end
+  end
+  for _, name in ipairs { "returns", "cache" } do
+    if given[name] and merged.yields then
+      check.fail("%s: option '%s' is about what a function returns, and with 'yields' that is dropped", who, name)
+    end
+  end
+end
+
 --- Merges `given` over `defaults`, both checked. If only one of `gpu` and `executor` is given it
 --- replaces the other; both together, which mean that the function drives the device itself, are
 --- kept, and so is an executor on other machines, whose devices the `gpu` is about then.
@@ -458,6 +485,7 @@ function options.merge(who, defaults, given)
   if given.executor and not is_driver then merged.gpu = nil end
   for name, value in pairs(given) do merged[name] = value end
   check_together(who, options.of_functions, merged)
+  check_use(who, given, merged)
   return merged
 end
 

@@ -1007,7 +1007,7 @@ end
 ---@param fn fun(sum: any, ...): any
 ---@param init any
 function Results:reduce(fn, init)
-  if type(fn) ~= "function" then check.fail("results:reduce: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
+  if type(fn) ~= "function" then check.fail("results:reduce: expected a function, got %s", check.kind(fn)) end
   local reducers = self.settings.reducers
   if reducers and reducers.there then
     self:_reduce_there("results:reduce", fn)

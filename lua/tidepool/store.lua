@@ -60,7 +60,7 @@ end
 local function check_key(who, key)
   local kind = type(key)
   if (kind == "string" or kind == "boolean" or kind == "number") and key == key then return end
-  check.fail("%s: a key is a string, a number or a boolean, got %s", who, key == nil and "nil" or key ~= key and "nan" or check.a(kind))
+  check.fail("%s: a key is a string, a number or a boolean, got %s", who, key ~= key and "nan" or check.kind(key))
 end
 
 local function check_value(who, value)
@@ -77,7 +77,7 @@ end
 ---@return tidepool.Dict
 function store.new_dict(entries, extra)
   check.no_more(extra, "tidepool.Dict", "a table of entries")
-  if entries ~= nil and type(entries) ~= "table" then check.fail("tidepool.Dict: expected a table of entries, got %s", check.a(type(entries))) end
+  if entries ~= nil and type(entries) ~= "table" then check.fail("tidepool.Dict: expected a table of entries, got %s", check.kind(entries)) end
   local self, why = core.store.dict()
   if not self then check.fail("tidepool.Dict: %s", why) end
   for key, value in pairs(entries or {}) do self:put(key, value) end
@@ -159,7 +159,7 @@ end
 function dict:update(key, fn, ...)
   local n, arguments = select("#", ...), { ... }
   check_key("dict:update", key)
-  if type(fn) ~= "function" then check.fail("dict:update: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
+  if type(fn) ~= "function" then check.fail("dict:update: expected a function, got %s", check.kind(fn)) end
   fn = check.called(fn, "the function of dict:update")
   while true do
     local version, value = core.store.get(self, key)

@@ -102,7 +102,7 @@ for _, executor in ipairs { "inline", "threads", "processes" } do
       local failed = support.failure_of(function() wrong:map(numbers(5)):array() end)
       assert.equal(3, failed.index)
       local info = debug.getinfo(wrong.raw, "S")
-      assert.equal(("%s:%d: it returned string, but returns = \"float\""):format(info.short_src, info.linedefined), failed.message)
+      assert.equal(("%s:%d: it returned a string, but returns = \"float\""):format(info.short_src, info.linedefined), failed.message)
     end)
 
     it("fails for those inputs only that fail alone", function()

@@ -52,7 +52,7 @@ describe("tidepool cache", function()
     local done = made "$T cache && $T cache cache/tidepool/results.db --json"
     assert.same({ "", 0 }, { done.stderr, done.code })
     local text, objects = done.stdout:match "^(.-\n)(%[.*)$"
-    assert.truthy(text:find("^function  results  +size +work +used last +of\nlong +3  6.2 KiB [^\n]*job.lua\nshort +2 +2%d%d B [^\n]*job.lua\n"
+    assert.truthy(text:find("^function  results  +size +work +used last +of\nlong +3 +6.2 KiB [^\n]*job.lua\nshort +2 +2%d%d bytes [^\n]*job.lua\n"
       .. "5 results, 6.4 KiB in [^\n]*/cache/tidepool/results.db\n$"), text)
     objects = require "cjson".decode(objects)
     assert.same({ "long", 3, "short", 2 }, { objects[1]["function"], objects[1].results, objects[2]["function"], objects[2].results })
@@ -61,7 +61,7 @@ describe("tidepool cache", function()
   it("forgets", function()
     local done = made "$T cache forget long; $T cache; $T cache forget none; $T cache cache/tidepool/results.db forget; $T cache"
     assert.same({ "", 0 }, { done.stderr, done.code })
-    assert.truthy(done.stdout:find("^forgot 3 results\n.*short .*forgot 0 results\nforgot 2 results\n0 results, 0 B in [^\n]*\n$"), done.stdout)
+    assert.truthy(done.stdout:find("^forgot 3 results\n.*short .*forgot 0 results\nforgot 2 results\n0 results, 0 bytes in [^\n]*\n$"), done.stdout)
     assert.falsy(done.stdout:find "long")
   end)
 

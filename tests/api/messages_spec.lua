@@ -274,3 +274,71 @@ describe("What is said of a function without a name", function()
     says_once(function() app:func { gpu = true } (function(x) return x + 1 end):map({ 1, "one" }):list() end, "string")
   end)
 end)
+
+describe("What has no effect", function()
+  local app = tidepool.App "messages"
+  local mistake = support.mistake
+  local function id(x) return x end
+
+  it("is refused where an option needs another one that is not there", function()
+    for name, value in pairs { precision = "single", recursion_limit = 5 } do
+      mistake(function() app:func { [name] = value } (id) end, ("app:func: option '%s' goes with `gpu`"):format(name))
+      mistake(function() app:func(id):with { [name] = value } end, ("Function:with: option '%s' goes with `gpu`"):format(name))
+      mistake(function() app:func { gpu = true, executor = "threads", [name] = value } (id) end, name, "this one drives it itself")
+      mistake(function() app:cls { [name] = value } { run = id } end, ("app:cls: option '%s' goes with `gpu`"):format(name))
+      assert.equal(3, tidepool.App("defaults", { [name] = value }):func(id)(3)) -- for those that have a gpu
+      assert.equal(name, app:func { gpu = true, [name] = value, name = name } (id).name)
+    end
+    for name, value in pairs { returns = "double", cache = true } do
+      mistake(function() app:func { yields = true, [name] = value } (id) end, ("app:func: option '%s' is about what a function returns"):format(name))
+      mistake(function() app:func { yields = true } (id):with { [name] = value } end, "Function:with: option '" .. name)
+    end
+    for name, value in pairs { backoff = 2, max_delay = 2, jitter = 0.5 } do
+      mistake(function() app:func { retries = { max = 2, [name] = value } } end, "retries", name .. ", which goes with initial_delay")
+    end
+    mistake(function() app:func(id):for_each({ 1 }, { times = true }) end, "Function:for_each: unknown option 'times'")
+    mistake(function() app:func { yields = true } (id):flat_map({ 1 }, { times = true }) end, "option 'times' is not for values that come while")
+  end)
+
+  it("is refused where a field is assigned that nobody would read", function()
+    local f, C = app:func { name = "f" } (id), app:cls { name = "C" } { run = id }
+    mistake(function() f.timeout = 5 end, "f: field 'timeout' of a function cannot be set", "and f:with { timeout = 5 } is one with another")
+    mistake(function() f.retries = { max = 2 } end, "f:with { retries = { ... } }")
+    mistake(function() f.name = "g" end, "f: field 'name' of a function cannot be set", 'f:with { name = "g" }')
+    for _, name in ipairs { "raw", "map", "anything" } do
+      mistake(function() f[name] = print end, ("f: field '%s' of a function cannot be set: its options are given when it is made"):format(name))
+    end
+    for _, name in ipairs { "name", "func", "timeout" } do
+      mistake(function() app[name] = "x" end, ("app 'messages': field '%s' of an app cannot be set"):format(name))
+    end
+    mistake(function() C.run = print end, "C: field 'run' of a class cannot be set")
+    assert.same({ "f", id, "messages" }, { f.name, f.raw, app.name })
+  end)
+end)
+
+describe("The kind of a value", function()
+  it("has its article wherever it is told", function()
+    local app = tidepool.App "messages"
+    local ffi = require "ffi"
+    local f = app:func { name = "f" } (function(x) return x end)
+    local kinds = {
+      { coroutine.create(print), "a thread" }, { io.stdout, "a file" }, { newproxy(), "a userdata" }, { ffi.new "int[3]", "a cdata<int [3]>" },
+      { ffi.typeof "int", "a ctype<int>" }, { tidepool.array("double", 3), "an array" }, { app, "a tidepool.App" }, { f, "a tidepool.Function" },
+      { tidepool.Dict(), "a tidepool.Dict" }, { true, "true" }, { 5, "5" }, { 5LL, "5LL" }, { print, "a function" }, { {}, "a table" },
+      { setmetatable({}, { __tostring = error }), "a table" },
+    }
+    for _, case in ipairs(kinds) do
+      support.mistake(function() tidepool.sleep(type(case[1]) == "number" and "5" or case[1]) end,
+        "got " .. (type(case[1]) == "number" and 'the string "5"' or case[2]))
+      if case[1] ~= f and case[1] ~= app and type(case[1]) ~= "table" then support.mistake(function() f:with(case[1]) end, "got " .. case[2]) end
+    end
+    support.mistake(function() tidepool.App(5) end, "tidepool.App: the name must be a string, got 5")
+    support.mistake(function() tidepool.App("x", "y") end, 'a table of options, got the string "y"')
+    support.mistake(function() app:include(f) end, "app:include: expected an App, got a tidepool.Function")
+    support.mistake(function() tidepool.iter(5) end, "got 5")
+    local failure = failure_of(function() app:func { returns = { "double", "int8" } } (function() return "x" end):map({ 1 }):list() end)
+    contains(failure.message, 'it returned a string, but returns = { "double", "int8" }')
+    failure = failure_of(function() app:func { batched = 2 } (function() return newproxy() end):remote(1) end)
+    contains(failure.message, "its result 1 is a userdata")
+  end)
+end)

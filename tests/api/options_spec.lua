@@ -212,7 +212,7 @@ processes	processes	threads	opencl
       mistake(function() f:spawn_map(42) end, "spawn_map: input 1 is a number")
       mistake(function() f:starmap(nil) end, "starmap: input 1 is nil")
       mistake(function() f:starmap(42) end, "starmap: input 1 is a number")
-      mistake(function() f:map(io.stdout) end, "map: input 1 is a userdata")
+      mistake(function() f:map(io.stdout) end, "map: input 1 is a file")
       mistake(function() f:map(coroutine.create(print)) end, "map: input 1 is a thread")
       mistake(function() f:map(app) end, "map: input 1 is a tidepool.App (a table or an iterator expected)")
       mistake(function() f:map(f:spawn(1)) end, "map: input 1 is a tidepool.Call")
@@ -281,11 +281,11 @@ processes	processes	threads	opencl
 
   describe("elsewhere", function()
     it("in App, main and include is told", function()
-      mistake(function() tidepool.App(42) end, "App", "number")
-      mistake(function() tidepool.App("x", 42) end, "App", "number")
-      mistake(function() app:main(42) end, "main", "number")
+      mistake(function() tidepool.App(42) end, "App", "42")
+      mistake(function() tidepool.App("x", 42) end, "App", "42")
+      mistake(function() app:main(42) end, "main", "a number")
       mistake(function() app:main {} (42) end, "main", "number")
-      mistake(function() app:include(42) end, "include", "number")
+      mistake(function() app:include(42) end, "include", "42")
       mistake(function() app:include({}) end, "include")
     end)
 
@@ -299,7 +299,7 @@ processes	processes	threads	opencl
 
     it("in iter and class is told", function()
       mistake(function() tidepool.iter(nil) end, "iter", "nil")
-      mistake(function() tidepool.iter(42) end, "iter", "number")
+      mistake(function() tidepool.iter(42) end, "iter", "42")
       mistake(function() tidepool.class(42, {}) end, "class", "42")
       mistake(function() tidepool.class("x") end, "class")
       mistake(function() tidepool.class("", {}) end, "class")

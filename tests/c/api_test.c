@@ -225,7 +225,7 @@ TEST(results_are_read_into_an_array)
     OK(tp_map_doubles(&map, from_lua(host, "return function(x) return tostring(x) end"), columns, 1,
                       10, NULL, e));
     CHECK_INT(TP_NEXT_FAILED, tp_map_read_doubles(map, y, 9, &err));
-    CHECK_STR("the result of input 1 is not one number but string", err.message);
+    CHECK_STR("the result of input 1 is not one number but a string", err.message);
     CHECK_INT(TP_EUSAGE, err.code);
     CHECK_INT(0, tp_map_failure(map)->index);
     tp_host_close(host);

@@ -256,7 +256,7 @@ static const char script[] =
     "local one = app:func { returns = 'double' } (function(x) if x == 2 then return 'x' end return "
     "x end)\n"
     "local l = one:map({ 1, 2, 3 }, { return_exceptions = true }):list()\n"
-    "check_error(l[2], 'message', 'script:27: it returned string, but returns = \"double\"')\n"
+    "check_error(l[2], 'message', 'script:27: it returned a string, but returns = \"double\"')\n"
     "check(tidepool.is_failure(l[3]) or l[3] == 3, 'a number')\n"
     "check(one:map({ { 1 }, 3 }, { return_exceptions = true }):list().n == 2, 'a count')\n"
     "local again = app:func { retries = { max = 2, initial_delay = 0 } } (function(x) error('no ' "

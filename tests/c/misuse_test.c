@@ -28,7 +28,7 @@ TEST(mistakes_have_a_message_each)
     CHECK_INT(TP_EUSAGE, err.code);
     CHECK(!f);
     CHECK_INT(-1, tp_function_from_lua(&f, host, "f", "return 1", NULL, &err));
-    CHECK_STR("the source of 'f' returned number: it should be a chunk that returns a function",
+    CHECK_STR("the source of 'f' returned 1: it should be a chunk that returns a function",
               err.message);
     CHECK_INT(-1, tp_function_from_lua(&f, host, "f", "return function( end", NULL, &err));
     CHECK_STR("f:1: <name> or '...' expected near 'end'", err.message);

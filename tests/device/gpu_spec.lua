@@ -533,7 +533,7 @@ describe("a function in OpenCL C", function()
       local f = app:func { kernel = greedy }
       local failure = failure_of(f.remote, f, 1)
       assert.equal("device", failure.kind)
-      contains(failure.message, "65536 KiB of __local memory are over the device's ")
+      contains(failure.message, "64 MiB of __local memory are over the device's ")
       return
     end
     -- PoCL 5 and 6 do not tell how much a kernel wants, and abort: it costs the input of a worker

@@ -1,6 +1,7 @@
 /* sites.c: where kernels may run: values of the option `gpu`, and the workers with such devices. */
 #include "cluster/coordinator/sites.h"
 
+#include "base/amount.h"
 #include "cluster/coordinator/coordinator.h"
 #include "cluster/exec_cluster.h"
 
@@ -150,11 +151,12 @@ static void say_unmet(cluster *c, const char *words, uint64_t now)
         const worker *w = c->crew.known[i];
         for (unsigned k = 0, n; tp_crew_has_devices(c, w, now) && k < w->n_devices; k += n) {
             const tp_seen_device *d = &w->devices[k];
+            char memory[TP_AMOUNT_TEXT];
             for (n = 1; k + n < w->n_devices && strcmp(w->devices[k + n].name, d->name) == 0;)
                 n++;
-            add_text(text, sizeof text - 200, "%s\n  %s (%s, %s, %.1f GiB), %u on %s",
+            add_text(text, sizeof text - 200, "%s\n  %s (%s, %s, %s), %u on %s",
                      has_any ? "" : "; there are:", d->name, d->type, d->platform,
-                     (double)w->memory[k] / (1 << 30), n, w->host);
+                     tp_amount_of_bytes(memory, w->memory[k]), n, w->host);
             has_any = true;
         }
     }

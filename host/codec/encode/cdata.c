@@ -1,4 +1,5 @@
 /* cdata.c: writes values of the FFI, and typed arrays, which are such values. */
+#include "base/amount.h"
 #include "base/array.h"
 #include "base/blake2b.h"
 #include "codec/encode/encoder.h"
@@ -51,11 +52,12 @@ static int put_copy(encoder *e, const tp_array *memory, tp_type type, const uint
     int seen = tp_encoder_see(e, lua_topointer(e->L, top));
     if (seen)
         return seen < 0 ? -1 : put_back(e, T_BACK);
+    char shown[TP_AMOUNT_TEXT];
     if (size > UINT32_MAX)
         return tp_encoder_refuse(
             e, TP_ECODEC,
-            "a typed array of %.0f bytes cannot be copied to a worker: 4 GiB is the most",
-            (double)size);
+            "a typed array of %s cannot be copied to a worker: 4 GiB is the most",
+            tp_amount_of_bytes(shown, size));
     if (put_shape(e, T_ELEMENTS, type, numbers, size) < 0)
         return -1;
     if (size)

@@ -6,7 +6,7 @@ local core = require "tidepool.core"
 
 local check = {}
 
-local getinfo = debug.getinfo
+local getinfo, typeof = debug.getinfo, require "ffi".typeof
 
 local OURS = "=" .. abi.CHUNKS
 
@@ -157,15 +157,37 @@ function check.hints(class, what, fields)
   end })
 end
 
+--- Which object of ours a value is: "tidepool.App"; nil for others, whose own Lua is not asked.
+local function class_of(value)
+  local metatable = getmetatable(value)
+  local say = type(metatable) == "table" and rawget(metatable, "__tostring")
+  local info = type(say) == "function" and getinfo(say, "S")
+  if not info or info.what ~= "C" and not check.is_ours(info.source) then return nil end
+  local fine, text = pcall(say, value)
+  return fine and type(text) == "string" and text:match "^tidepool%.%a+" or nil
+end
+
+--- What a value is, without the value: "nil", "a string", "a tidepool.App", "an array".
+---@return string
+function check.kind(value)
+  local kind = type(value)
+  if kind == "nil" then return "nil" end
+  if kind == "cdata" then
+    if require "tidepool.array".type_of(value) then return "an array" end
+    local text = tostring(value)
+    return "a " .. (text:match "^%a+<.*>" or "cdata" .. tostring(typeof(value)):match "<.*>")
+  end
+  if io.type(value) then return "a file" end
+  return check.a(kind ~= "string" and class_of(value) or kind)
+end
+
 --- A value as a message shows it: short, and with its type unless that is obvious.
 ---@return string
 function check.show(value)
-  if type(value) == "string" then
-    return "the string " .. (#value > 40 and ("%q..."):format(value:sub(1, 40)) or ("%q"):format(value))
-  elseif type(value) == "table" or type(value) == "function" then
-    return "a " .. type(value)
-  end
-  return tostring(value)
+  local kind = type(value)
+  if kind == "string" then return "the string " .. (#value > 40 and ("%q..."):format(value:sub(1, 40)) or ("%q"):format(value)) end
+  if kind == "number" or kind == "boolean" then return tostring(value) end
+  return kind == "cdata" and tostring(value):match "^%-?%d.*LL$" or check.kind(value)
 end
 
 --- A name, or another key, as a message shows it: 'x', or 7.

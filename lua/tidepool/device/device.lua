@@ -415,7 +415,7 @@ end
 ---@return number?
 function Buffer:reduce(fn, init)
   check.self(self, Buffer, "buffer", "reduce", "fn, init")
-  if type(fn) ~= "function" then check.fail("buffer:reduce: expected a function, got %s", fn == nil and "nil" or check.a(type(fn))) end
+  if type(fn) ~= "function" then check.fail("buffer:reduce: expected a function, got %s", check.kind(fn)) end
   return elements_of(self, "reduce"):reduce(fn, init)
 end
 

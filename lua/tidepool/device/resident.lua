@@ -64,7 +64,7 @@ local function of_buffers(who, f, given, n)
       end
     elseif not array.type_of(value) then
       check.fail("%s: input %d is %s: beside a buffer there can be typed arrays and other buffers", who, c,
-        value == nil and "nil" or check.a(type(value)))
+        check.kind(value))
     end
     shortest = math.min(shortest, value.length)
   end

@@ -7,6 +7,7 @@
 local lazy = require "tidepool.base.lazy"
 
 local array = lazy "tidepool.array"
+local check = lazy "tidepool.base.check"
 local describe = lazy "tidepool.base.describe"
 
 local batch = {}
@@ -27,7 +28,7 @@ local function trouble_with(fn, name, results, n)
     local value = results[c]
     local length = length_of(value)
     if length ~= n then
-      local what = value == nil and "nil" or "a " .. type(value)
+      local what = check.kind(value)
       if length then what = ("a list of %d"):format(length) end
       return ("%s'%s' is batched: it was called with lists of %d and has to return lists of %d, but its result %d is %s"):format(
         describe.place_of(fn), name, n, n, c, what)

@@ -140,7 +140,7 @@ end
 function inputs.iter(f, state, control, extra)
   check.no_more(extra, "tidepool.iter", "the three values of a loop")
   if type(f) ~= "function" and not (type(f) == "table" and getmetatable(f) and getmetatable(f).__call) then
-    check.fail("tidepool.iter: expected an iterator function (as pairs(t) gives), got %s", type(f))
+    check.fail("tidepool.iter: expected an iterator function (as pairs(t) gives), got %s", check.show(f))
   end
   return setmetatable({ f = f, state = state, control = control }, Iterator)
 end
@@ -195,8 +195,7 @@ end
 local parts_of_triples = { [next] = "pairs(t)", [ipairs {}] = "ipairs(t)" }
 
 local function refuse(who, position, value)
-  local what = value == nil and "nil" or check.a(type(value))
-  if type(value) == "table" and tostring(value):find "^tidepool%.%a" then what = "a " .. tostring(value):match "^tidepool%.%a+" end
+  local what = check.kind(value)
   if position > 1 and (type(value) == "number" or type(value) == "boolean" or type(value) == "string") then
     check.fail("%s: input %d is %s (a table or an iterator expected; the same value with every input is tidepool.const(%s))", who, position, what,
       type(value) == "string" and "text" or tostring(value))

@@ -179,7 +179,7 @@ function specialise.broken_promise(fn, held, numbers, count)
   numbers = ffi.cast("uint8_t *", numbers)
   local promised, given = {}, {}
   for c = 1, count do promised[c] = abi.types[numbers[c - 1] + 1] end
-  for c = 1, held.n do given[c] = held[c] == nil and "nil" or type(held[c]) end
+  for c = 1, held.n do given[c] = require "tidepool.base.check".kind(held[c]) end
   local place = require "tidepool.base.describe".place_of(fn)
   return { ("%sit returned %s, but returns = %s"):format(place, held.n == 0 and "nothing" or table.concat(given, ", "),
     count == 1 and ("%q"):format(promised[1]) or '{ "' .. table.concat(promised, '", "') .. '" }') }

@@ -2,6 +2,7 @@
 
 local abi = require "tidepool.base.abi"
 local app = require "tidepool.app"
+local check = require "tidepool.base.check"
 local columns = require "tidepool.engine.inputs.columns"
 local core = require "tidepool.core"
 local describe = require "tidepool.base.describe"
@@ -174,7 +175,7 @@ end
 
 function embed.from_lua(name, source, given)
   local raw = call_user(check_chunk(loadstring(source, "=" .. name)))
-  if type(raw) ~= "function" then fail("the source of '%s' returned %s: it should be a chunk that returns a function", name, type(raw)) end
+  if type(raw) ~= "function" then fail("the source of '%s' returned %s: it should be a chunk that returns a function", name, check.show(raw)) end
   return define(raw, name, given)
 end
 
@@ -293,7 +294,7 @@ function embed.read_doubles(r, out, n)
   for i, y, more in r do
     if type(y) ~= "number" or more ~= nil then
       r:cancel()
-      fail_at(i, "the result of input %d is not one number but %s", more ~= nil and "several values" or type(y))
+      fail_at(i, "the result of input %d is not one number but %s", more ~= nil and "several values" or check.kind(y))
     elseif i > n then
       r:cancel()
       fail_at(i, "there is no room for the result of input %d: out has %d elements", n)

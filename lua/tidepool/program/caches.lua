@@ -24,13 +24,13 @@ local function print_functions(handle, path, as_json)
       ["function"] = name, program = program or json.null, results = n, bytes = bytes, used = used or json.null, seconds = work,
     }
     rows[i + 1] = {
-      show.plain(tostring(name), true), tostring(n), journals.size(bytes), journals.seconds(work),
+      show.plain(tostring(name), true), tostring(n), core.amount_of_bytes(bytes), journals.seconds(work),
       type(used) == "number" and os.date("%Y-%m-%d %H:%M", used) or "-", show.plain(tostring(program or "-"), true),
     }
   end
   if as_json then return journals.print_json(objects) end
   if count > 0 then journals.print_table(rows) end
-  io.stdout:write(("%d result%s, %s in %s\n"):format(count, count == 1 and "" or "s", journals.size(sum), path))
+  io.stdout:write(("%d result%s, %s in %s\n"):format(count, count == 1 and "" or "s", core.amount_of_bytes(sum), path))
 end
 
 --- Removes the results of functions of that name, or all, from the file. Returns how many there

@@ -315,8 +315,9 @@ function cli.devices(option, more)
     return #devices > 0 and 0 or 1, why
   end
   if #devices == 0 then return 1, why end
+  local amount_of_bytes = require("tidepool.core").amount_of_bytes
   for _, d in ipairs(devices) do
-    io.stdout:write(("%s\n    %s, %d compute units, %.1f GiB, %s, %s (%s)\n"):format(d.name, d.type, d.compute_units, d.memory / 2 ^ 30,
+    io.stdout:write(("%s\n    %s, %d compute units, %s, %s, %s (%s)\n"):format(d.name, d.type, d.compute_units, amount_of_bytes(d.memory),
       d.fp64 and "doubles" or "no doubles", d.version, d.platform))
   end
   return 0

@@ -106,13 +106,6 @@ function journals.seconds(s)
   return s < 600 and ("%.3g s"):format(s) or ("%.0f min"):format(s / 60)
 end
 
---- A number of bytes in words.
-function journals.size(bytes)
-  if bytes < 1024 then return ("%d B"):format(bytes) end
-  if bytes < 2 ^ 20 then return ("%.1f KiB"):format(bytes / 1024) end
-  return ("%.1f MiB"):format(bytes / 2 ^ 20)
-end
-
 --- json.null where the file has nothing.
 local function maybe(value)
   return value or json.null

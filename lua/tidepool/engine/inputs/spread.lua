@@ -27,7 +27,7 @@ local GENERAL_AFTER_ONE, GENERAL_AFTER_CHANGE = 63, 255
 function spread.trouble_with(item, i)
   local message
   if type(item) ~= "table" then
-    message = ("starmap: item %d is %s (a table expected)"):format(i, item == nil and "nil" or check.a(type(item)))
+    message = ("starmap: item %d is %s (a table expected)"):format(i, check.kind(item))
   elseif item.n ~= nil then
     local n = item.n
     if type(n) ~= "number" or n < 0 or n % 1 ~= 0 or n > ARGUMENTS_MAX then
