@@ -36,6 +36,34 @@ describe("What cannot travel", function()
     call:get()
   end)
 
+  it("as an input of a map is told with the line that gives or reads it", function()
+    local thread = coroutine.create(print)
+    local each = app:func { yields = true } (function(x) coroutine.yield(x) end)
+    local function inputs()
+      local i = 0
+      return function()
+        i = i + 1
+        if i <= 3 then return i == 2 and thread or i end
+      end
+    end
+    for name, fails in pairs {
+      list = function() give:map({ 1, thread, 3 }):list() end,
+      iterator = function() give:map(inputs()):list() end,
+      ["side by side"] = function() give:map({ 1, 2 }, { 3, thread }):list() end,
+      starmap = function() give:starmap({ { 1 }, { thread } }):list() end,
+      for_each = function() give:for_each({ 1, thread }) end,
+      stream = function() for _ in each:flat_map({ 1, thread }) do end end,
+      processes = function() give:with({ executor = "processes" }):map({ 1, thread }):list() end,
+      inline = function() give:with({ executor = "inline" }):map({ 1, thread }):list() end,
+      task = function() tidepool.async(function() give:map({ 1, thread }):list() end):get() end,
+    } do
+      local failure = failure_of(fails)
+      assert.same({ "codec", 2 }, { failure.kind, failure.index }, name)
+      local line = debug.getinfo(fails, "S").linedefined
+      contains(failure.message, ("messages_spec.lua:%d: argument "):format(line), ": a coroutine cannot travel to a worker")
+    end
+  end)
+
   it("is named with its path and its class", function()
     local Shape = { __name = "Shape" }
     refused({ objects = { { shape = setmetatable({}, Shape) } } },

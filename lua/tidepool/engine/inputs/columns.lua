@@ -1,6 +1,7 @@
 --- What the sources that pack inputs into columns share: sizes of blocks, and the ctypes of core's
 --- pointers.
 
+local check = require "tidepool.base.check"
 local core = require "tidepool.core"
 local ffi = require "ffi"
 local mixed = require "tidepool.engine.mixed"
@@ -54,9 +55,10 @@ function columns.open(job, count, kinds, per_item)
 end
 
 --- Pushes an item that core.job.add could not encode, as a failure of its own; the others go on.
+--- Its place is the user's line that gives inputs, or reads results, just now.
 function columns.push_unsent(job, why, kind)
   core.job.push(job)
-  core.job.push_failure(job, kind, why)
+  core.job.push_failure(job, kind, check.placed(why))
 end
 
 return columns
