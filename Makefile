@@ -157,6 +157,10 @@ install: all docs install-cli ## install under PREFIX (/usr/local), libraries in
 	install -m 644 $(BUILD)/reference.md $(DESTDIR)$(PREFIX)/share/tidepool/reference.md
 	for file in $(filter lua/%,$(LUA_SRC)); do install -D -m 644 $$file $(DESTDIR)$(PREFIX)/share/tidepool/$$file || exit 1; done
 	install -m 644 $(ABI) $(DESTDIR)$(PREFIX)/share/tidepool/$(ABI:$(BUILD)/%=%)
+	$(if $(DESTDIR),,$(tell-loader))
+
+# The loader finds a library in its folders, /usr/local/lib for one, only when its cache has been told.
+tell-loader = @if [ "$$(id -u)" = 0 ] && command -v ldconfig >/dev/null; then ldconfig; fi
 
 # A file that lies in LIBDIR/pkgconfig (or, one deeper, LIBDIR/cmake/tidepool), which finds the prefix by the way up from LIBDIR.
 relocatable = sed 's|@VERSION@|$(VERSION)|; s|@SONAME@|$(SONAME)|; s|@UP@|'$$(realpath -m --relative-to=$(LIBDIR) $(PREFIX))'|' $(1)

@@ -61,7 +61,7 @@ int tp_worker_main(void)
     tp_sigmask_get(&s.mask);
     int status = tp_thread_create(&thread, STACK_BYTES, serve, &s);
     if (status) {
-        fprintf(stderr, "no thread: %s\n", uv_strerror(status));
+        fprintf(stderr, "tidepool: --worker: cannot start its thread: %s\n", uv_strerror(status));
         return EXIT_FAILURE;
     }
     uv_thread_join(&thread);

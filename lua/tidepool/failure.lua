@@ -58,21 +58,24 @@ function Failure.__concat(a, b)
   return text_of(a) .. text_of(b)
 end
 
---- The message, which input it was, and the traceback, without the causes.
+--- The message, which input it was, and the traceback, without the causes. The fields are read
+--- without __index: those of an error value may have the same names.
 local function describe(self)
   local out = { rawget(self, "message") }
-  if self.index then
+  local index = rawget(self, "index")
+  if index then
     local place = rawget(self, "place")
     place = place and (" (%s)"):format(table.concat(place, ", ")) or ""
-    out[2] = ("in input %d%s of map '%s'"):format(self.index, place, self.function_name or "?")
-    if self.attempts ~= 0 then -- 0: it never ran
-      local attempts, most = self.attempts or 1, self.max_attempts
+    out[2] = ("in input %d%s of map '%s'"):format(index, place, rawget(self, "function_name") or "?")
+    local attempts, most = rawget(self, "attempts") or 1, rawget(self, "max_attempts")
+    if attempts ~= 0 then -- 0: it never ran
       -- not after a crash: attempts that a death has ended are not limited by `most`
-      local is_counted = most and attempts <= most and self.kind ~= abi.kind.CRASH
-      out[2] = out[2] .. (" (worker %d, attempt %d%s)"):format(self.worker or 0, attempts, is_counted and " of " .. most or "")
+      local is_counted = most and attempts <= most and rawget(self, "kind") ~= abi.kind.CRASH
+      out[2] = out[2] .. (" (worker %d, attempt %d%s)"):format(rawget(self, "worker") or 0, attempts, is_counted and " of " .. most or "")
     end
   end
   out[#out + 1] = rawget(self, "traceback")
+  out[#out + 1] = rawget(self, "called_from")
   return table.concat(out, "\n")
 end
 
@@ -109,6 +112,17 @@ end
 ---@return tidepool.Failure
 function failure.new(fields)
   return setmetatable(fields, Failure)
+end
+
+--- The Failure as it is shown where code that it was raised in has ended by it: with the frames of
+--- that code behind it.
+---@param one tidepool.Failure
+---@param traceback string?  "stack traceback:\n..."
+---@return tidepool.Failure
+function failure.raised_in(one, traceback)
+  local fields = { called_from = traceback and traceback:gsub("^stack traceback:", "called from:") or nil }
+  for key, value in next, one do fields[key] = value end
+  return failure.new(fields)
 end
 
 local function fill(fields, ...)

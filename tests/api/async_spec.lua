@@ -1049,7 +1049,18 @@ describe("At a script's end", function()
     assert.equal(1, done.code)
     assert.equal("goes on\nends\n", done.stdout)
     contains(done.stderr, "job.lua:5: attempt to index local 'x'", "stack traceback:", "in function 'deep'", "job.lua:8:")
-    contains(done.stderr, "ohno", "caused by: ", "in input 1 of map 'fails'", "job.lua:11:")
+    contains(done.stderr, "ohno", "in input 1 of map 'fails'", "called from:\n\t", "job.lua:11:")
+    local _, told = done.stderr:gsub("ohno", "") -- once, by the worker's function, which the task has called
+    assert.equal(1, told, done.stderr)
+    assert.falsy(done.stderr:find "caused by")
+  end)
+
+  it("a task's error that is a table is shown as what it is, whatever its fields are called", function()
+    local done = run [[
+      tidepool.async(function() error { index = 5, function_name = "f", attempts = 2, worker = 3, code = 7 } end)
+    ]]
+    contains(done.stderr, "code=7", "index=5")
+    assert.falsy(done.stderr:find "in input", done.stderr)
   end)
 
   it("an error that was read is not shown", function()

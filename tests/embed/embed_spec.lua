@@ -148,6 +148,12 @@ target_link_libraries(smallest tidepool::tidepool)
     assert.equal(promised "smallest.c", run(folder .. "/build/smallest"))
   end)
 
+  it("tells the loader of the libraries, but not where they are only packed", function()
+    local FIND = " 2>&1 | grep -c ldconfig || true"
+    assert.equal("1", (run("make -n install" .. FIND):gsub("%s", "")))
+    assert.equal("0", (run("make -n install DESTDIR=" .. root .. FIND):gsub("%s", "")))
+  end)
+
   it("and libraries may lie in a folder of their own, as Debian has it", function()
     local there = root .. "/multiarch"
     run(("make -s install DESTDIR=%s PREFIX=/usr LIBDIR=/usr/lib/some-arch"):format(there))

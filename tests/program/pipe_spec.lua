@@ -368,6 +368,7 @@ describe("tidepool map, options as of GNU parallel:", function()
     refused("map: --halt needs a number of failures, like 3", "$T map job.lua::kind --halt")
     refused("map: --results needs a folder", "$T map job.lua::kind --results")
     refused("--retry-failed needs --journal FILE, which says what has failed", "$T map --retry-failed job.lua::kind")
+    refused("--explain needs --journal FILE: it says of its inputs why they run", "$T map --explain job.lua::kind")
   end)
 end)
 

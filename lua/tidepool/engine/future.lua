@@ -59,6 +59,7 @@ end
 
 function methods:_report()
   local value = self.values[1]
+  if failure.is_failure(value) then return failure.raised_in(value, self.traceback) end
   return failure.new { kind = failure.kind_of(value), message = describe.message(value), value = value, traceback = self.traceback, attempts = 1 }
 end
 

@@ -35,6 +35,12 @@ function journal.configure(path, explain, quiet)
   core.journal_default, explains, is_quiet = path and { file = path }, explain, quiet
 end
 
+--- Was --explain given?
+---@return boolean
+function journal.explains()
+  return explains
+end
+
 --- The path in a form that SQLite takes for a file.
 function journal.plain_path(path)
   return (path:find "^:" or path:find "^file:") and "./" .. path or path

@@ -14,6 +14,7 @@ local failure = require "tidepool.failure"
 local ffi = require "ffi"
 local interpret = require "tidepool.base.interpret"
 local joblog = require "tidepool.program.joblog"
+local journal = require "tidepool.engine.journal"
 local json = require "tidepool.json"
 local lines = require "tidepool.engine.inputs.lines"
 local maps = require "tidepool.engine.maps"
@@ -455,6 +456,7 @@ local function trouble_with(given)
     end
   end
   if given.tag or given.joblog then given.texts = {} end
+  if journal.explains() and not core.journal_default then return "--explain needs --journal FILE: it says of its inputs why they run" end
   if given.retry_failed then
     if not core.journal_default then return "--retry-failed needs --journal FILE, which says what has failed" end
     given.journal = { file = core.journal_default.file, only_failed = true }
