@@ -19,7 +19,7 @@ function App:__index(key)
   local method = App[key]
   if method ~= nil then return method end
   if key == "name" then return rawget(self, "_name") end -- so that assignments to it are noticed
-  check.missing("an app", key, App)
+  check.missing("an app", key, App, nil, check.of_functions)
 end
 
 function App:__newindex(key)
@@ -160,7 +160,7 @@ local function name_on(line, places, position, maker)
   local is_same = last.source == position.source and last.line == position.currentline and last.maker == maker
   local before = line:sub(1, places[(is_same and last.n or 0) % #places + 1] - 1):gsub("%b()", "()"):gsub("%b{}", "{}")
   local names, values = before:match "([%a_][%w_.%s,]*)=([^=]*)$"
-  if not names then return nil end
+  if not names or values:find "%f[%w_]return%f[^%w_]" or values:find ";" then return nil end
   local _, index = values:gsub(",", "")
   for name in names:gmatch "[^,]+" do
     if index == 0 then return name:match "([%w_]+)%s*$" end

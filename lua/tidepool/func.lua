@@ -87,8 +87,7 @@ function Function.__index(self, key)
 end
 
 function Function.__newindex(self, key, value)
-  local form = options.is_of_functions(key) and (", and f:with { %s = %s } is one with another"):format(key,
-    type(value) == "string" and ("%q"):format(value) or type(value) == "table" and "{ ... }" or check.show(value)) or ""
+  local form = options.is_of_functions(key) and (", and f:with { %s = %s } is one with another"):format(key, check.source(value)) or ""
   check.fail("%s: field %s of a function cannot be set: its options are given when it is made%s", rawget(self, "_name"), check.key(key), form)
 end
 
@@ -148,7 +147,7 @@ function methods.map(self, ...)
   local given = { n = select("#", ...), ... }
   check.self(self, Function, "f", "map", "inputs")
   local started = maps.over(self, "Function:map", "of_calls", given)
-  started:_expect(check.where())
+  started:_expect(started.settings.place)
   return results.handle(started)
 end
 
@@ -168,7 +167,7 @@ function methods.starmap(self, items, given, extra)
   end
   local settings = given and options.check("Function:starmap", options.of_calls, given) or {}
   local started = maps.start(self, inputs.starmap("Function:starmap", items), settings)
-  started:_expect(check.where())
+  started:_expect(started.settings.place)
   return results.handle(started)
 end
 

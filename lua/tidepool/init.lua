@@ -310,7 +310,7 @@ core.add_builtins("tidepool", tidepool)
 setmetatable(tidepool, { __index = function(_, key)
   if key == "gpu" then return require "tidepool.device.gpu" end
   if key == "int" then return require "tidepool.int" end
-  check.missing("tidepool", key, tidepool, "function")
+  check.missing("tidepool", key, tidepool, "function", check.of_functions)
 end })
 
 return tidepool

@@ -404,6 +404,18 @@ local function check_together(who, rows, result)
   check_needs(who, rows, result)
 end
 
+--- Raises for an option of functions that is given to a call, and for one of calls that is given
+--- to a function.
+local function check_place(who, rows, name, value)
+  if rows ~= options.of_functions and rows ~= options.of_calls and rows ~= options.of_for_each then return end
+  local shown = ("{ %s = %s }"):format(tostring(name), check.source(value))
+  if rows ~= options.of_functions and row_of(options.of_functions, name) then
+    check.fail("%s: option '%s' is one of functions: app:func %s (fn), or f:with %s", who, name, shown, shown)
+  elseif rows == options.of_functions and row_of(options.of_calls, name) then
+    check.fail("%s: option '%s' is one of calls: f:map(inputs, %s)", who, name, shown)
+  end
+end
+
 --- Checks given options against rows; gives a new table with aliases resolved. Raises usage errors
 --- that begin with `who` and carry the user's position.
 ---@param who string  the function of ours that was called, for messages: "app:func"
@@ -420,6 +432,7 @@ function options.check(who, rows, given)
           check.show(value))
       end
       if refused[name] then check.fail("%s: option '%s' %s", who, name, refused[name]) end
+      check_place(who, rows, name, value)
       local near = check.nearest(tostring(name), names_of(rows))
       check.fail("%s: unknown option %s%s", who, check.key(name),
         near and (" (did you mean '%s'?)"):format(near) or "; there are: " .. table.concat(names_of(rows), ", "))

@@ -13,7 +13,7 @@ local loop = require "tidepool.engine.loop"
 local Task = {}
 Task.__index = Task
 check.hints(Task, "a task", "gathered job values listeners is_over fine is_cancelled traceback unread_in waiter fn thread stop " ..
-  "has_entered is_away is_daemon is_in_line is_ready n_asked number resumed_at source work changes")
+  "has_entered is_away is_daemon is_in_line is_ready n_asked number resumed_at source work changes", check.of_futures "task")
 Task.__travels = "a Task cannot travel to a worker: pass what task:get() gives"
 future.extend(Task)
 

@@ -303,6 +303,52 @@ describe("What is said of a function without a name", function()
   end)
 end)
 
+describe("What is looked for in the wrong place", function()
+  local app = tidepool.App "messages"
+  local mistake = support.mistake
+  local f = app:func { name = "f" } (function(x) return x end)
+
+  it("is told where it is: options", function()
+    mistake(function() f:map({ 1 }, { timeout = 5 }) end,
+      "Function:map: option 'timeout' is one of functions: app:func { timeout = 5 } (fn), or f:with { timeout = 5 }")
+    mistake(function() f:for_each({ 1 }, { retries = { max = 2 } }) end, "Function:for_each: option 'retries'", "f:with { retries = { ... } }")
+    mistake(function() f:starmap({ { 1 } }, { max_workers = 2 }) end, "Function:starmap: option 'max_workers' is one of functions")
+    mistake(function() app:func { return_exceptions = true } (print) end,
+      "app:func: option 'return_exceptions' is one of calls: f:map(inputs, { return_exceptions = true })")
+    mistake(function() tidepool.App("x", { journal = "run.db" }) end, 'f:map(inputs, { journal = "run.db" })')
+    mistake(function() f:with { ordered = false } end, "Function:with: option 'ordered' is one of calls")
+  end)
+
+  it("is told where it is: methods, as others call them", function()
+    local map, results = "functions have it: app:func(fn):map(...)", "waits, and gives what it returned: call:get()"
+    mistake(function() return tidepool.map(print, {}) end, "tidepool has no function 'map': " .. map)
+    mistake(function() return app:map(print, {}) end, "an app has no method 'map': " .. map)
+    mistake(function() return app:spawn(print) end, "an app has no method 'spawn': functions have it: app:func(fn):spawn(...)")
+    local call, task = f:spawn(1), tidepool.async(function() end)
+    for _, name in ipairs { "wait", "join", "await" } do
+      mistake(function() return call[name](call) end, ("a call has no method '%s': %s"):format(name, results))
+      mistake(function() return task[name](task) end, ("a task has no method '%s'"):format(name), "task:get()")
+    end
+    assert.equal(1, call:get())
+    assert.is_nil(tidepool.maps)
+  end)
+
+  it("is shown by its name when it is the key of a table that should be a list", function()
+    mistake(function() f:map { progress = true } end, "input 1 is a table with names ('progress'), not a list")
+  end)
+
+  it("does not name a function after a variable that it is not assigned to", function()
+    local function named()
+      local h, M = io.tmpfile(), {} h:close() return app:func(function() return M end)
+    end
+    assert.matches("^messages_spec.lua:%d+$", (named().name:gsub("^.*/", "")))
+    local function own()
+      local M = {} M.__index = M; local g = app:func(function() return M end) return g
+    end
+    assert.equal("g", own().name)
+  end)
+end)
+
 describe("What has no effect", function()
   local app = tidepool.App "messages"
   local mistake = support.mistake

@@ -132,8 +132,10 @@ end
 ---@param key any
 ---@param members table    those that it has: name -> anything
 ---@param kind string?     "method"
-function check.missing(what, key, members, kind)
+---@param elsewhere table? what other libraries call it -> what is to be done here
+function check.missing(what, key, members, kind, elsewhere)
   if type(key) ~= "string" or key:find "^_" then return end
+  if elsewhere and elsewhere[key] then check.fail("%s has no %s '%s': %s", what, kind or "method", key, elsewhere[key]) end
   local names = {}
   for name in pairs(members) do
     -- short names are near to too many others: only their letters' case is taken for a slip
@@ -145,15 +147,30 @@ function check.missing(what, key, members, kind)
   if near then check.fail("%s has no %s '%s' (did you mean '%s'?)", what, kind or "method", key, near) end
 end
 
+--- What functions have, for those who look for it in an app, or in the module.
+check.of_functions = {}
+for method in ("map starmap for_each flat_map stream remote spawn spawn_map"):gmatch "%S+" do
+  check.of_functions[method] = ("functions have it: app:func(fn):%s(...)"):format(method)
+end
+
+--- What futures elsewhere have, in the place of `get`.
+---@param object string  "call"
+function check.of_futures(object)
+  local texts = {}
+  for name in ("wait join await"):gmatch "%S+" do texts[name] = ("waits, and gives what it returned: %s:get()"):format(object) end
+  return texts
+end
+
 --- Objects of the class raise when they are asked for what is nearly the name of a method.
 ---@param class table    its methods; also its objects' metatable, with itself as __index
 ---@param what string    what an object is called: "a call"
 ---@param fields string? those of objects that may be unset, with spaces between them
-function check.hints(class, what, fields)
+---@param elsewhere table? as for check.missing
+function check.hints(class, what, fields, elsewhere)
   local is_field = {}
   for name in (fields or ""):gmatch "%S+" do is_field[name] = true end
   setmetatable(class, { __index = function(_, key)
-    if not is_field[key] then check.missing(what, key, class) end
+    if not is_field[key] then check.missing(what, key, class, nil, elsewhere) end
   end })
 end
 
@@ -188,6 +205,13 @@ function check.show(value)
   if kind == "string" then return "the string " .. (#value > 40 and ("%q..."):format(value:sub(1, 40)) or ("%q"):format(value)) end
   if kind == "number" or kind == "boolean" then return tostring(value) end
   return kind == "cdata" and tostring(value):match "^%-?%d.*LL$" or check.kind(value)
+end
+
+--- A value in a line of Lua that a message shows: short, without what is in tables.
+---@return string
+function check.source(value)
+  if type(value) == "table" then return "{ ... }" end
+  return type(value) == "string" and ("%q"):format(value) or check.show(value)
 end
 
 --- A name, or another key, as a message shows it: 'x', or 7.

@@ -225,7 +225,7 @@ local function length_of(list, who, position)
   elseif n == 0 and behind ~= nil and getmetatable(list) then
     refuse(who, position, list)
   elseif n == 0 and behind ~= nil then
-    check.fail("%s: input %d is a table with names (%s), not a list", who, position, check.show(behind))
+    check.fail("%s: input %d is a table with names (%s), not a list", who, position, check.key(behind))
   end
   return n
 end

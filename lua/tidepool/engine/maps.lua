@@ -81,6 +81,7 @@ function maps.start(self, source, settings, special)
   if core.on_map then core.on_map(self) end -- see program/replay.lua
   special = special or NOTHING
   check_settings(self, settings)
+  local called_at = check.where()
   if not special.streams then jobs.check_yields(self) end
   if not special.is_inner then loop.give_way_in_task() end
   -- with all fields that most maps set, so that the table need not grow
@@ -141,6 +142,7 @@ function maps.start(self, source, settings, special)
     if kept then kept:finish(false) end
     error(job, 0)
   end
+  source.place = called_at -- for inputs that cannot travel
   -- not where each result must be recorded or counted
   local may_reduce = not more.discard and not kept and not halt
   local on_device = kernel and may_reduce and reducers(run, unit, source.types, source.shape, source.device) or nil
@@ -152,7 +154,7 @@ function maps.start(self, source, settings, special)
     kernel = kernel, unit = kernel and unit,
     reducers = on_device, reduces = executor.far and not plan and may_reduce, is_single = (kernel or plan) and self.options.precision == "single",
     progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times, builds = builds,
-    is_compiling = is_new, shape = source.shape, has_places = source.has_places,
+    is_compiling = is_new, place = called_at, shape = source.shape, has_places = source.has_places,
   })
 end
 

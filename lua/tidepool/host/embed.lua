@@ -228,7 +228,7 @@ local function rows(map, push, n)
       local has_room, why, kind = core.job.add(job, push(map, at))
       at = at + 1
       if has_room == nil then
-        columns.push_unsent(job, why, kind)
+        columns.push_unsent(source, job, why, kind)
       elseif not has_room then
         core.job.push(job)
       end

@@ -55,10 +55,10 @@ function columns.open(job, count, kinds, per_item)
 end
 
 --- Pushes an item that core.job.add could not encode, as a failure of its own; the others go on.
---- Its place is the user's line that gives inputs, or reads results, just now.
-function columns.push_unsent(job, why, kind)
+--- Its place is that of the map, whoever reads its inputs now.
+function columns.push_unsent(source, job, why, kind)
   core.job.push(job)
-  core.job.push_failure(job, kind, check.placed(why))
+  core.job.push_failure(job, kind, check.placed(why, source.place))
 end
 
 return columns

@@ -129,7 +129,7 @@ local function add_general(self, job, to)
     next_at, why, kind, bad = encode_items(self, job, to)
   end
   if bad then
-    columns.push_unsent(job, why, kind)
+    columns.push_unsent(self, job, why, kind)
     next_at = bad + 1
   end
   core.job.push(job)

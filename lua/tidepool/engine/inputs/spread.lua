@@ -124,7 +124,7 @@ local function add_general(self, job, to)
     end
     local has_room, why, kind = core.job.add(job, unpack(item, 1, item.n or #item))
     self.at = self.at + 1
-    if has_room == nil then columns.push_unsent(job, why, kind) end
+    if has_room == nil then columns.push_unsent(self, job, why, kind) end
     if not has_room then break end
   end
   core.job.push(job)

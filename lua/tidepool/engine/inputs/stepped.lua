@@ -102,6 +102,7 @@ function stepped.new(step)
   -- how many items of this block went one by one, and how many of those had to
   local general, misfits = 0, 0
   local put, is_open = column.put, column.is_open
+  local source = { is_cheap = false, has_waited = false }
 
   --- Adds an input that does not go into the column.
   local function accept_general(...)
@@ -109,7 +110,7 @@ function stepped.new(step)
     general = general + 1
     if select("#", ...) ~= 1 or not mixed.fits((...)) then misfits = misfits + 1 end
     local has_room, why, kind = core.job.add(job, ...)
-    if has_room == nil then columns.push_unsent(job, why, kind) end
+    if has_room == nil then columns.push_unsent(source, job, why, kind) end
     return has_room or nil
   end
   interpret(accept_general)
@@ -125,8 +126,6 @@ function stepped.new(step)
     end
     return accept_general(...)
   end
-
-  local source = { is_cheap = false, has_waited = false }
 
   function source.flush() column.close(job) end
 
