@@ -191,7 +191,9 @@ types = {
       if wrong then return false, nil, wrong end
       if not v.max then return false, nil, "needs a field max: how many further attempts" end
       for _, key in ipairs { "backoff", "max_delay", "jitter" } do
-        if v[key] and not v.initial_delay then return false, nil, ("has a field %s, which goes with initial_delay: there is no delay without it"):format(key) end
+        if v[key] and not v.initial_delay then
+          return false, nil, ("has a field %s, which goes with initial_delay: there is no delay without it"):format(key)
+        end
       end
       return true, v
     end },
