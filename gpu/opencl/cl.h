@@ -30,7 +30,10 @@
                                 X(EnqueueNDRangeKernel) X(EnqueueMarkerWithWaitList)               \
                                     X(SetEventCallback)                                            \
                                     X(EnqueueWriteBuffer) X(EnqueueReadBuffer) X(EnqueueMapBuffer) \
-                                        X(EnqueueUnmapMemObject) X(WaitForEvents) X(Finish)
+                                        X(EnqueueUnmapMemObject) X(WaitForEvents) X(Finish)        \
+                                            X(CreateImage) X(EnqueueReadImage)                     \
+                                                X(EnqueueWriteImage) X(CreateSampler)              \
+                                                    X(ReleaseSampler)
 
 enum { TP_DEVICES_MAX = 64, TP_DEVICE_TEXT_MAX = 128 };
 

@@ -59,8 +59,7 @@ static int explain(tp_queue *q, const char *whose, size_t bytes, const char *wha
     return -1;
 }
 
-/* Sets err: a call of the queue's has failed with `rc`, perhaps since the device's life is over. */
-static int fail(tp_queue *q, const char *what, cl_int rc, tp_error *err)
+int tp_queue_fail(tp_queue *q, const char *what, cl_int rc, tp_error *err)
 {
     return explain(q, "a kernel", 0, what, rc, err);
 }
@@ -71,8 +70,7 @@ static int say_gone(const tp_buffer *b, const char *what, tp_error *err)
                         b->open.device->name, what, b->open.life->fault);
 }
 
-/* 0, or -1 with err set: the buffer's device has lost it. */
-static int check_life(const tp_buffer *b, tp_error *err)
+int tp_buffer_check_life(const tp_buffer *b, tp_error *err)
 {
     return tp_life_is_over(b->open.life) ? say_gone(b, "the buffer", err) : 0;
 }
@@ -147,6 +145,9 @@ static void free_queue(tp_ref *r)
         tp_pinned_close(&q->pinned, &t);
         q->open.cl->ReleaseCommandQueue(q->queue);
     }
+    for (unsigned i = 0; i < TP_SAMPLERS_MAX; i++)
+        if (q->samplers[i])
+            q->open.cl->ReleaseSampler(q->samplers[i]);
     drop_held(q);
     tp_ref_drop(q->open.life);
     free(q);
@@ -191,7 +192,26 @@ int tp_queue_finish(tp_queue *q, tp_error *err)
         return -1;
     cl_int rc = q->open.cl->Finish(q->queue);
     drop_held(q);
-    return rc == CL_SUCCESS ? 0 : fail(q, "running the kernels", rc, err);
+    return rc == CL_SUCCESS ? 0 : tp_queue_fail(q, "running the kernels", rc, err);
+}
+
+int tp_queue_follow(tp_queue *q, tp_queue *other, tp_error *err)
+{
+    const tp_cl *cl = q->open.cl;
+    cl_event event = NULL;
+    if ((q->is_lost && settle(q, err)) || (other->is_lost && settle(other, err)))
+        return -1;
+    if (q->open.life != other->open.life)
+        return tp_life_say_over(tp_queue_is_over(q) ? q->open.life : other->open.life, err);
+    cl_int rc = cl->EnqueueMarkerWithWaitList(other->queue, 0, NULL, &event);
+    if (rc == CL_SUCCESS)
+        rc = cl->Flush(other->queue);
+    /* a marker in an in-order queue holds up what comes behind it */
+    if (rc == CL_SUCCESS)
+        rc = cl->EnqueueMarkerWithWaitList(q->queue, 1, &event, NULL);
+    if (event)
+        cl->ReleaseEvent(event);
+    return rc == CL_SUCCESS ? 0 : tp_queue_fail(q, "waiting for another queue", rc, err);
 }
 
 /* Holds b until the queue's commands have run. */
@@ -379,7 +399,7 @@ int tp_buffer_of_array(tp_buffer **out, tp_queue *q, tp_array *array, tp_error *
 
 int tp_buffer_present(tp_queue *q, tp_buffer *b, tp_array *array, tp_type type, tp_error *err)
 {
-    if (check_life(b, err) || tp_queue_finish(q, err))
+    if (tp_buffer_check_life(b, err) || tp_queue_finish(q, err))
         return -1;
     return tp_copies_adopt(tp_opencl_copies(q->executor), &q->open, array, b->mem, type, err);
 }
@@ -388,7 +408,7 @@ int tp_buffer_slice(tp_buffer **out, tp_buffer *b, size_t at, size_t size, tp_er
 {
     if (b->whole)
         at += b->at, b = b->whole;
-    if (check_life(b, err))
+    if (tp_buffer_check_life(b, err))
         return -1;
     tp_buffer *slice = calloc(1, sizeof *slice);
     if (!slice)
@@ -450,7 +470,7 @@ int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, 
 {
     cl_int rc = CL_SUCCESS;
     tp_transfer t = transfer_of(q);
-    if (check_life(b, err) || settle(q, err))
+    if (tp_buffer_check_life(b, err) || settle(q, err))
         return -1;
     b = whole_of(b, &at);
     if (b->array)
@@ -458,7 +478,7 @@ int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, 
     else if (size)
         rc = tp_pinned_read(&q->pinned, &t, b->mem, at, to, size, true);
     if (rc != CL_SUCCESS)
-        return fail(q, "reading a buffer", rc, err);
+        return tp_queue_fail(q, "reading a buffer", rc, err);
     drop_held(q);
     tp_make_canonical(type, to, size / tp_type_size(type));
     return 0;
@@ -469,7 +489,7 @@ int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size
 {
     cl_int rc = CL_SUCCESS;
     tp_transfer t = transfer_of(q);
-    if (check_life(b, err) || settle(q, err))
+    if (tp_buffer_check_life(b, err) || settle(q, err))
         return -1;
     b = whole_of(b, &at);
     if (b->array)
@@ -477,7 +497,7 @@ int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size
     else if (size)
         rc = tp_pinned_write(&q->pinned, &t, b->mem, at, from, size, true);
     if (rc != CL_SUCCESS)
-        return fail(q, "writing a buffer", rc, err);
+        return tp_queue_fail(q, "writing a buffer", rc, err);
     drop_held(q);
     return 0;
 }
@@ -485,7 +505,7 @@ int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size
 int tp_buffer_copy(tp_queue *q, tp_buffer *to, size_t at, tp_buffer *from, size_t from_at,
                    size_t size, tp_error *err)
 {
-    if (check_life(to, err) || check_life(from, err) || (q->is_lost && settle(q, err)))
+    if (tp_buffer_check_life(to, err) || tp_buffer_check_life(from, err) || (q->is_lost && settle(q, err)))
         return -1;
     if (size == 0)
         return 0;
@@ -495,13 +515,13 @@ int tp_buffer_copy(tp_queue *q, tp_buffer *to, size_t at, tp_buffer *from, size_
         return -1;
     cl_int rc = q->open.cl->EnqueueCopyBuffer(q->queue, from->mem, to->mem, from_at, at, size, 0,
                                               NULL, NULL);
-    return rc == CL_SUCCESS ? 0 : fail(q, "copying a buffer", rc, err);
+    return rc == CL_SUCCESS ? 0 : tp_queue_fail(q, "copying a buffer", rc, err);
 }
 
 int tp_buffer_fill(tp_queue *q, tp_buffer *b, size_t at, size_t size, const void *pattern,
                    size_t pattern_size, tp_error *err)
 {
-    if (check_life(b, err) || (q->is_lost && settle(q, err)))
+    if (tp_buffer_check_life(b, err) || (q->is_lost && settle(q, err)))
         return -1;
     if (size == 0)
         return 0;
@@ -510,7 +530,7 @@ int tp_buffer_fill(tp_queue *q, tp_buffer *b, size_t at, size_t size, const void
         return -1;
     cl_int rc = q->open.cl->EnqueueFillBuffer(q->queue, b->mem, pattern, pattern_size, at, size, 0,
                                               NULL, NULL);
-    return rc == CL_SUCCESS ? 0 : fail(q, "filling a buffer", rc, err);
+    return rc == CL_SUCCESS ? 0 : tp_queue_fail(q, "filling a buffer", rc, err);
 }
 
 /* ---- kernels ---- */
@@ -646,7 +666,7 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
         if (rc != CL_SUCCESS) {
             char what[40];
             snprintf(what, sizeof what, "passing argument %u", i + 1);
-            return fail(q, what, rc, err);
+            return tp_queue_fail(q, what, rc, err);
         }
     }
     /* compilers may make a special version of the code for an offset */
@@ -670,7 +690,7 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
         rc = cl->Flush(q->queue);
     }
     if (rc != CL_SUCCESS)
-        fail(q, "starting the kernel", rc, err);
+        tp_queue_fail(q, "starting the kernel", rc, err);
     return rc == CL_SUCCESS ? 0 : event ? TP_LAUNCH_WROTE : -1;
 }
 
@@ -688,7 +708,7 @@ int tp_launcher_time(tp_queue *q, tp_launcher *l, double *seconds, tp_error *err
         rc = q->open.cl->GetEventProfilingInfo(l->last, CL_PROFILING_COMMAND_END, sizeof ended,
                                                &ended, NULL);
     if (rc != CL_SUCCESS)
-        return fail(q, "asking how long the kernel took", rc, err);
+        return tp_queue_fail(q, "asking how long the kernel took", rc, err);
     *seconds = (double)(ended - began) / 1e9;
     return 0;
 }

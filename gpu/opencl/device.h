@@ -9,7 +9,7 @@
 
 #include "opencl/exec_opencl.h"
 
-enum { TP_HELD_MAX = 64, TP_PARAMETER_TEXT_MAX = 64 };
+enum { TP_HELD_MAX = 64, TP_PARAMETER_TEXT_MAX = 64, TP_SAMPLERS_MAX = 20 };
 
 typedef struct tp_buffer {
     tp_ref ref;
@@ -24,6 +24,9 @@ typedef struct tp_buffer {
     tp_array
         *array; /* held: the memory itself, where the device shares it with the host; else NULL */
     void *data;      /* the address in the array */
+    /* of an image (images.h): how many columns, rows and planes, and the type of its elements */
+    size_t region[3];
+    tp_type type;
 } tp_buffer;
 
 typedef struct tp_queue {
@@ -36,6 +39,7 @@ typedef struct tp_queue {
     tp_pinned pinned; /* for copies there and back */
     tp_buffer *held[TP_HELD_MAX]; /* buffers that commands use which may still run */
     unsigned n_held;
+    cl_sampler samplers[TP_SAMPLERS_MAX]; /* those that kernels were given, see images.h */
     cl_event last;    /* that of the last launch that nobody has waited for yet, or NULL */
     char running[64]; /* the name of its kernel */
     bool is_lost;     /* a wait for a launch was given up and that still runs: see tp_queue_open */
@@ -90,6 +94,17 @@ bool tp_queue_is_lost(const tp_queue *q);
 
 /* Waits until all of its commands have run. */
 int tp_queue_finish(tp_queue *q, tp_error *err);
+
+/* What is given to the queue from now on begins when what `other`, of the same device, has been
+ * given has run. Does not wait. */
+int tp_queue_follow(tp_queue *q, tp_queue *other, tp_error *err);
+
+/* Sets err: a call of the queue's has failed with `rc`, perhaps since the device's life is over.
+ * Returns -1. */
+int tp_queue_fail(tp_queue *q, const char *what, cl_int rc, tp_error *err);
+
+/* 0, or -1 with err set: the buffer's device has lost it. */
+int tp_buffer_check_life(const tp_buffer *b, tp_error *err);
 
 /* Makes a buffer of `size` bytes on the device, with the array's bytes from `data` on; without an
  * array, with zeros. Where the device shares the host's memory it is the array's own memory. When

@@ -201,6 +201,7 @@ static const struct {
     { "launcher", tp_core_register_device }, { "journal", tp_core_register_journal },
     { "cache", tp_core_register_journal },   { "command", tp_core_register_command },
     { "lines", tp_core_register_lines },     { "modules", tp_core_register_modules },
+    { "image", tp_core_register_image },
 };
 
 /* __index of core (core, name): makes one of `on_demand`. Upvalue 1 is the context. */

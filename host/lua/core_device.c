@@ -411,9 +411,7 @@ static int l_launcher_close(lua_State *L)
 
 /* ---- by hand: see device.h ---- */
 
-/* The queue at index. Raises in a forked child, which has no driver threads and would wait for them
- * for ever. */
-static tp_queue *check_queue(lua_State *L, int index)
+tp_queue *tp_core_check_queue(lua_State *L, int index)
 {
     if (!tp_host_is_usable(get_context(L)->host)) {
         lua_pushliteral(L, "Tidepool is not usable after fork, in the child");
@@ -480,7 +478,15 @@ static int l_queue_is_lost(lua_State *L)
 static int l_queue_finish(lua_State *L)
 {
     tp_error err = { 0 };
-    int rc = tp_queue_finish(check_queue(L, 1), &err);
+    int rc = tp_queue_finish(tp_core_check_queue(L, 1), &err);
+    return push_true_or(L, rc, &err);
+}
+
+/* core.queue.follow(queue, other) -> true, or nil and a message: see tp_queue_follow */
+static int l_queue_follow(lua_State *L)
+{
+    tp_error err = { 0 };
+    int rc = tp_queue_follow(tp_core_check_queue(L, 1), tp_core_check_queue(L, 2), &err);
     return push_true_or(L, rc, &err);
 }
 
@@ -488,7 +494,7 @@ static int l_queue_finish(lua_State *L)
  * nil and a message. The buffer has the contents of the memory; without memory, zeros. */
 static int l_buffer_new(lua_State *L)
 {
-    tp_queue *q = check_queue(L, 1);
+    tp_queue *q = tp_core_check_queue(L, 1);
     tp_array *a = lua_isnoneornil(L, 3) ? NULL : tp_core_check_memory(L, 3);
     size_t size = (size_t)luaL_checknumber(L, 2), offset = (size_t)luaL_optnumber(L, 4, 0);
     luaL_argcheck(L, !a || (offset <= a->size && size <= a->size - offset), 2,
@@ -510,7 +516,7 @@ static int l_buffer_of_array(lua_State *L)
 {
     tp_buffer *b;
     tp_error err = { 0 };
-    if (tp_buffer_of_array(&b, check_queue(L, 1), tp_core_check_memory(L, 2), &err))
+    if (tp_buffer_of_array(&b, tp_core_check_queue(L, 1), tp_core_check_memory(L, 2), &err))
         return tp_core_push_message(L, &err);
     tp_codec_push_ref(L, &b->ref);
     tp_ref_drop(b);
@@ -522,7 +528,7 @@ static int l_buffer_of_array(lua_State *L)
 static int l_buffer_present(lua_State *L)
 {
     tp_error err = { 0 };
-    int rc = tp_buffer_present(check_queue(L, 1), tp_core_check_ref(L, 2, &tp_buffer_type),
+    int rc = tp_buffer_present(tp_core_check_queue(L, 1), tp_core_check_ref(L, 2, &tp_buffer_type),
                                tp_core_check_memory(L, 3), (tp_type)luaL_checkinteger(L, 4), &err);
     return push_true_or(L, rc, &err);
 }
@@ -574,7 +580,7 @@ static int l_buffer_read(lua_State *L)
     char *to = check_transfer(L, &b, &at, &size);
     tp_error err = { 0 };
     int rc =
-        tp_buffer_read(check_queue(L, 1), b, at, to, size, (tp_type)luaL_checkinteger(L, 7), &err);
+        tp_buffer_read(tp_core_check_queue(L, 1), b, at, to, size, (tp_type)luaL_checkinteger(L, 7), &err);
     tp_array_touch(tp_core_check_memory(L, 4));
     return push_true_or(L, rc, &err);
 }
@@ -586,7 +592,7 @@ static int l_buffer_write(lua_State *L)
     tp_buffer *b;
     const char *from = check_transfer(L, &b, &at, &size);
     tp_error err = { 0 };
-    int rc = tp_buffer_write(check_queue(L, 1), b, at, from, size, &err);
+    int rc = tp_buffer_write(tp_core_check_queue(L, 1), b, at, from, size, &err);
     return push_true_or(L, rc, &err);
 }
 
@@ -596,7 +602,7 @@ static int l_buffer_copy(lua_State *L)
     size_t size = check_size(L, 6), at, from_at;
     tp_buffer *to = check_place(L, 2, size, &at), *from = check_place(L, 4, size, &from_at);
     tp_error err = { 0 };
-    int rc = tp_buffer_copy(check_queue(L, 1), to, at, from, from_at, size, &err);
+    int rc = tp_buffer_copy(tp_core_check_queue(L, 1), to, at, from, from_at, size, &err);
     return push_true_or(L, rc, &err);
 }
 
@@ -608,7 +614,7 @@ static int l_buffer_fill(lua_State *L)
     tp_buffer *b = check_place(L, 2, size, &at);
     const char *pattern = luaL_checklstring(L, 5, &pattern_size);
     tp_error err = { 0 };
-    int rc = tp_buffer_fill(check_queue(L, 1), b, at, size, pattern, pattern_size, &err);
+    int rc = tp_buffer_fill(tp_core_check_queue(L, 1), b, at, size, pattern, pattern_size, &err);
     return push_true_or(L, rc, &err);
 }
 
@@ -638,7 +644,7 @@ static int l_launcher_time(lua_State *L)
 {
     double seconds;
     tp_error err = { 0 };
-    if (tp_launcher_time(check_queue(L, 1), tp_core_check_ref(L, 2, &tp_launcher_type), &seconds,
+    if (tp_launcher_time(tp_core_check_queue(L, 1), tp_core_check_ref(L, 2, &tp_launcher_type), &seconds,
                          &err))
         return tp_core_push_message(L, &err);
     lua_pushnumber(L, seconds);
@@ -718,7 +724,7 @@ static unsigned get_sizes(lua_State *L, int t, size_t *sizes)
  * string with the bytes of a value, or a number of bytes of local memory. */
 static int l_launcher_launch(lua_State *L)
 {
-    tp_queue *q = check_queue(L, 1);
+    tp_queue *q = tp_core_check_queue(L, 1);
     tp_launcher *l = tp_core_check_ref(L, 2, &tp_launcher_type);
     tp_launch_range range = { 0 };
     range.dimensions = get_sizes(L, 3, range.global);
@@ -784,6 +790,7 @@ static const luaL_Reg queue_functions[] = {
     { "is_over", l_queue_is_over },
     { "is_lost", l_queue_is_lost },
     { "finish", l_queue_finish },
+    { "follow", l_queue_follow },
     { NULL, NULL },
 };
 

@@ -111,6 +111,12 @@ void tp_core_end_pins(context *ctx);
  * Borrowed. */
 tp_array *tp_core_check_memory(lua_State *L, int index);
 
+/* ---- core_device.c ---- */
+
+/* The queue at index. Raises in a forked child, which has no driver threads and would wait for them
+ * for ever. */
+struct tp_queue *tp_core_check_queue(lua_State *L, int index);
+
 /* ---- core_job.c: for those who make inputs of the job at an index ---- */
 
 /* Makes the block the one that the job is building, in place of any other, until it is pushed.
@@ -157,6 +163,7 @@ bool tp_core_has_luv_work(lua_State *L, const context *ctx);
 
 void tp_core_register_func(lua_State *L);
 void tp_core_register_job(lua_State *L);
+void tp_core_register_image(lua_State *L);
 void tp_core_register_item(lua_State *L);
 void tp_core_register_array(lua_State *L);
 void tp_core_register_random(lua_State *L);

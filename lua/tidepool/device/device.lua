@@ -5,42 +5,20 @@
 -- same device, memory and source. What belongs to one Lua state (the queue, a kernel that is ready
 -- to be called) is stored apart from them, and made when it is first needed.
 
-local abi = require "tidepool.base.abi"
 local array = require "tidepool.array"
 local check = require "tidepool.base.check"
 local core = require "tidepool.core"
-local failure = require "tidepool.failure"
 local ffi = require "ffi"
 local kernels = require "tidepool.translate.kernel"
 local garbage = require "tidepool.device.garbage"
+local images = require "tidepool.device.images"
 local options = require "tidepool.options"
+local queues = require "tidepool.device.queues"
 local source = require "tidepool.device.source"
 
+local must, must_find_memory, queue_of = queues.must, queues.must_find_memory, queues.of
+
 local device = {}
-
--- ---- errors ----
-
---- Raises a Failure of kind "device", for something that a device could not do, with the caller's
---- position.
-local function fail_device(format, ...)
-  error(failure.new { kind = abi.kind.DEVICE, message = check.where() .. format:format(...) }, 0)
-end
-
---- Returns `made`, the result of a function of core; when that is nil raises `why` in the name of
---- `who`.
-local function must(who, made, why)
-  if not made then fail_device("%s: %s", who, why) end
-  return made
-end
-
---- The same for a call that needs memory: if it fails, it is tried again after the garbage
---- collector has freed unused buffers; but not a launch that was started, which would run twice.
-local function must_find_memory(who, call, ...)
-  local made, why, was_started = call(...)
-  if made or was_started then return must(who, made, why) end
-  garbage.collect()
-  return must(who, call(...))
-end
 
 -- ---- devices ----
 
@@ -55,41 +33,18 @@ end
 ---@field fp64 boolean           does it compute doubles?
 ---@field unified boolean        is its memory the host's? Then arrays are not copied
 ---@field number integer         as the C side counts
+---@field queue_number integer?  of device:queue(): which one; nil: the thread's first queue
 local Device = {}
 Device.__index = Device
-check.hints(Device, "a device", "is_far")
+check.hints(Device, "a device", "is_far queue_number")
 core.add_class("tidepool.device.device.Device", Device, false)
 
 function Device:__tostring()
-  return "tidepool.Device: " .. self.name
+  return "tidepool.Device: " .. self.name .. (self.queue_number and ", queue " .. self.queue_number or "")
 end
 
 function Device.__eq(a, b)
   return a.number == b.number
-end
-
-local PATIENCE_S = 1 -- how long a map that was given up may take to end by itself
-
-local queues = {} -- by device number
-
-local function queue_of(self)
-  local queue = queues[self.number]
-  local is_lost = queue and core.queue.is_lost(queue) -- then its functions say so
-  if core.device.is_stuck(self.number, is_lost and 0 or PATIENCE_S) then
-    local is_free, why = core.device.free_up(self.number)
-    if is_free then
-      queue = not is_lost and queue
-    elseif not is_lost then
-      fail_device("%s", why)
-    end
-  end
-  if not queue or core.queue.is_over(queue) then
-    local why
-    queue, why = core.queue.new(self.number)
-    if not queue then fail_device("%s", why) end
-    queues[self.number] = queue
-  end
-  return queue
 end
 
 --- Makes a Device of a row of gpu.devices().
@@ -99,11 +54,42 @@ function device.new(row)
   return self
 end
 
---- Waits until all kernels that this thread has started on the device have run.
+--- Waits until all kernels that this thread has started on the device have run; of a queue, those
+--- that were started on it.
 function Device:wait(extra)
   check.self(self, Device, "device", "wait")
   check.no_more(extra, "device:wait", "no arguments")
-  must("device:wait", core.queue.finish(queue_of(self)))
+  for _, queue in ipairs(queues.all_of(self)) do must("device:wait", core.queue.finish(queue)) end
+end
+
+--- Another queue of the device, which is the device for all that is done with it: what is started
+--- there may run beside what is started elsewhere. `kernel:on(queue)` and `buffer:on(queue)` are
+--- the same kernel and the same memory, there.
+---@return tidepool.Device
+function Device:queue(extra)
+  check.self(self, Device, "device", "queue")
+  check.no_more(extra, "device:queue", "no arguments")
+  local queue = device.new(self)
+  queues.number(queue)
+  return queue
+end
+
+--- What is started on this queue from now on begins when what was started on the other one before
+--- has run. Does not wait.
+---@param other tidepool.Device  a queue of the same device, or the device itself
+---@return tidepool.Device self
+function Device:after(other, extra)
+  check.self(self, Device, "device", "after", "queue")
+  check.no_more(extra, "device:after", "a queue")
+  device.check_same("device:after", self, other)
+  if queue_of(other) ~= queue_of(self) then must("device:after", core.queue.follow(queue_of(self), queue_of(other))) end
+  return self
+end
+
+--- Raises unless the other one is a queue of the same device.
+function device.check_same(who, self, other)
+  if getmetatable(other) ~= Device then check.fail("%s: expected a device or a queue of it, got %s", who, check.show(other)) end
+  if other.number ~= self.number then check.fail("%s: expected a queue of %s, got one of %s", who, self.name, other.name) end
 end
 
 -- ---- buffers ----
@@ -257,7 +243,7 @@ function Buffer:write(from, at, extra)
   check.self(self, Buffer, "buffer", "write")
   check.no_more(extra, "buffer:write", "(elements, first element)")
   if getmetatable(from) == Buffer then
-    if from.device ~= self.device then check.fail("buffer:write: the other buffer is one of %s", from.device.name) end
+    if from.device.number ~= self.device.number then check.fail("buffer:write: the other buffer is one of %s", from.device.name) end
     if from.ctype ~= self.ctype then check.fail("buffer:write: expected a buffer of %s, got one of %s", self.ctype, from.ctype) end
     local place, bytes = check_at(self, "write", at, from.length), from.length * size_of(self.ctype)
     if from.memory == self.memory and bytes > 0 and math.abs(self.start + place - from.start) < bytes then
@@ -319,6 +305,19 @@ local function view_of(self, method, at, ctype, length)
   return setmetatable(view, Buffer)
 end
 
+--- The same buffer, to be read, written, filled and copied on another queue of its device.
+---@param queue tidepool.Device
+---@return tidepool.Buffer
+function Buffer:on(queue, extra)
+  check.self(self, Buffer, "buffer", "on", "queue")
+  check.no_more(extra, "buffer:on", "a queue")
+  device.check_same("buffer:on", self.device, queue)
+  local there = {}
+  for name, value in pairs(self) do there[name] = value end
+  there.device = queue
+  return setmetatable(there, Buffer)
+end
+
 --- The elements i to j, as a buffer that shares their memory. Kernels take it where the device
 -- allows buffers to begin there (every 128 bytes on most); to read, write, copy and fill it may
 -- begin anywhere.
@@ -345,6 +344,18 @@ function Buffer:as(ctype, extra)
   check.no_more(extra, "buffer:as", "an element type")
   ctype = element_type("buffer:as", ctype)
   return view_of(self, "as", 0, ctype, math.floor(self.length * size_of(self.ctype) / size_of(ctype)))
+end
+
+--- An image of the device, by default of zeros. Elements lie row after row, with the channels of
+--- one place beside each other.
+---@param ctype string  of the elements: "float", or integers of up to 32 bits
+---@param shape table   { columns =, rows =, planes =, channels = 1, 2 or 4, normalized = may integers be numbers up to 1? }
+---@param elements (tidepool.Array|table)?
+---@return tidepool.Image
+function Device:image(ctype, shape, elements, extra)
+  check.self(self, Device, "device", "image", "element type, shape")
+  check.no_more(extra, "device:image", "(element type, shape, elements)")
+  return images.new(self, element_type("device:image", ctype), shape, elements)
 end
 
 -- ---- buffers in maps ----
@@ -456,23 +467,30 @@ core.add_class("tidepool.device.device.Kernel", Kernel, false)
 local ready_for, ready = setmetatable({}, { __mode = "k" }), {}
 
 local function key_of(self)
-  return ("%d %s %s\n%s"):format(self.device.number, self.name or "", self.flags, self.text)
+  return ("%d %d %s %s\n%s"):format(self.device.number, self.device.queue_number or 0, self.name or "", self.flags, self.text)
+end
+
+local qualifiers = {}
+for word in ("const volatile restrict read_only write_only read_write __read_only __write_only __read_write"):gmatch "%S+" do
+  qualifiers[word] = true
 end
 
 --- What a parameter takes, judging by the compiler's or the source's words for it: { name, shown,
 --- and: ctype and lanes; is_buffer, is_local }.
 local function read_parameter(type_text, name, space)
-  local text = type_text:gsub("%f[%w_]const%f[^%w_]", ""):gsub("%f[%w_]volatile%f[^%w_]", ""):gsub("%f[%w_]restrict%f[^%w_]", "")
+  local text = type_text:gsub("[%a_]+", function(word) return qualifiers[word] and "" end)
   local base, stars = text:match "^%s*(.-)%s*(%**)%s*$"
-  local one = { name = name, shown = ("%s%s %s%s"):format(space == "private" and "" or "__" .. space .. " ", base, stars, name) }
+  local one = { name = name }
   local scalar, lanes = base, 1
   if not kernels.types[base] then
     local word, digits = base:match "^(%l+)(%d+)$"
     if kernels.types[word] then scalar, lanes = word, tonumber(digits) end
   end
   one.ctype, one.lanes = kernels.types[scalar], lanes
-  one.is_local = space == "local"
+  one.shown = ("%s%s %s%s"):format(stars == "" and "" or space == "private" and "" or "__" .. space .. " ", base, stars, name)
+  one.base, one.is_local = base, space == "local"
   one.is_buffer = stars == "*" and not one.is_local
+  one.dimensions, one.is_sampler = tonumber((base:match "^image(%d)d_t$")), base == "sampler_t"
   one.is_unknown = #stars > 1 or not one.is_buffer and not one.ctype or one.ctype == "bool"
   return one
 end
@@ -578,10 +596,14 @@ function Device:kernel(text, given)
   if type(text) ~= "string" then check.fail("device:kernel: expected OpenCL C as a string, got %s", check.show(text)) end
   check_given("device:kernel", given)
   local key = type(given) ~= "table" and not source.includes(text) and ("%d %s %s"):format(self.number, given or "", text)
-  if key and built[key] then return built[key] end
-  local made = new_kernel(self, "device:kernel", text, given, require("tidepool.device.gpu").kernel_option(text, nil, check.frame(), check.where()))
+  local made = key and built[key]
+  if not made then
+    local on_first = device.new(self)
+    on_first.queue_number = nil
+    made = new_kernel(on_first, "device:kernel", text, given, require("tidepool.device.gpu").kernel_option(text, nil, check.frame(), check.where()))
+  end
   if key then built[key] = made end
-  return made
+  return self.queue_number and made:on(self) or made
 end
 
 --- The same of a file.
@@ -697,6 +719,7 @@ end
 local function show_value(value)
   if array.type_of(value) then return "a typed array; a buffer of it is device:buffer(array)" end
   if getmetatable(value) == Buffer then return "a buffer of " .. value.ctype end
+  if getmetatable(value) == images.Image then return "an image" end
   return value == nil and "nil" or check.show(value)
 end
 
@@ -716,12 +739,30 @@ end
 
 local NULL = ("\0"):rep(ffi.sizeof "void *")
 
+--- How many bytes of local memory an argument stands for: so many, or so many elements of the type.
+local function room_of(self, i, one, value)
+  local size, bytes = one.is_unknown and 1 or box_of(one)[3], value
+  if type(value) == "table" and not one.is_unknown then
+    local ctype, n = value[1], value[2]
+    local is_right = ctype == one.base or ctype == one.ctype or kernels.types[ctype] == one.ctype
+    bytes = is_right and type(n) == "number" and n * size
+  end
+  if type(bytes) == "number" and bytes >= size and bytes % size == 0 and bytes < 2 ^ 40 then return bytes end
+  return refuse_argument(self, i, one, "takes room for each group%s so many bytes, got %s",
+    one.is_unknown and ":" or (", as in { %q, 64 }, or"):format(one.lanes > 1 and one.base or one.ctype), show_value(value))
+end
+
 --- An argument as core.launcher.launch takes it.
 local function pack(self, i, one, value)
+  if one.is_local then return room_of(self, i, one, value) end
+  if one.dimensions or one.is_sampler then
+    local handle, complaint = images.pack(self.device, one, value, show_value)
+    return handle or refuse_argument(self, i, one, "%s", complaint)
+  end
   if one.is_buffer then
     if value == false then return NULL end
     if getmetatable(value) ~= Buffer then refuse_argument(self, i, one, "takes a buffer, got %s", show_value(value)) end
-    if value.device ~= self.device then refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", self.device.name, value.device.name) end
+    if value.device.number ~= self.device.number then refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", self.device.name, value.device.name) end
     if one.ctype and one.ctype ~= value.ctype then refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", one.ctype, value.ctype) end
     return value.handle
   elseif one.is_unknown then
@@ -729,14 +770,9 @@ local function pack(self, i, one, value)
       refuse_argument(self, i, one, "has a type that no number is; it takes a struct or array of FFI with its bytes, got %s", show_value(value))
     end
     return ffi.string(ffi.cast("const char *", value), ffi.sizeof(value))
-  elseif one.is_local then
-    local ctype, n = type(value) == "table" and value[1], type(value) == "table" and value[2]
-    if ctype ~= one.ctype or type(n) ~= "number" or not (n >= 1 and n % 1 == 0 and n < 2 ^ 31) then
-      refuse_argument(self, i, one, "takes room for each group, as in { %q, 64 }, got %s", one.ctype or "float", show_value(value))
-    end
-    return n * box_of(one)[3]
   end
   local box = box_of(one)
+  if one.lanes > 1 and has_bytes(value) and ffi.sizeof(value) == box[3] then return ffi.string(ffi.cast("const char *", value), box[3]) end
   local bytes = ffi.new(box[1], box[2])
   if one.lanes == 1 then
     bytes[0] = check_number(self, i, one, value)
@@ -784,6 +820,16 @@ function Kernel:__call(global_size, ...)
   local most = { global[1] - rest }
   launch({ rest }, { self.device.type == "cpu" and 1 or rest }, most)
   launch(most, choose_group(self, made, most))
+end
+
+--- The same kernel, to be started on another queue of its device.
+---@param queue tidepool.Device
+---@return tidepool.Kernel
+function Kernel:on(queue, extra)
+  check.self(self, Kernel, "kernel", "on", "queue")
+  check.no_more(extra, "kernel:on", "a queue")
+  device.check_same("kernel:on", self.device, queue)
+  return setmetatable({ device = queue, text = self.text, flags = self.flags, name = self.name, where = self.where }, Kernel)
 end
 
 --- How many seconds its last call took on the device, for which it waits; nil when this thread has

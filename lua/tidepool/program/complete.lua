@@ -93,6 +93,8 @@ local function result_of(value)
     return setmetatable({ _made_of = { class = { cores = rawget(value, "cores") or {} }, parameters = {} } }, cls.Instance)
   end
   if gpu and value == gpu.device then return instance_of("tidepool.device.device", "Device") end
+  if device and value == device.Device.queue then return instance(device.Device) end
+  if device and value == device.Device.image then return instance_of("tidepool.device.images", "Image") end
   if device and value == device.Device.buffer then return instance(device.Buffer) end
   if device and (value == device.Device.kernel or value == device.Device.kernel_file) then return instance(device.Kernel) end
   local made = value ~= nil and gives[value]

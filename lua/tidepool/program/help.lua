@@ -184,6 +184,9 @@ local lazy_class_rows = {
     { "device:buffer(ctype, n or list)", "zeros, or the list's numbers, there" },
     { "device:kernel(source, name or options?)", "a kernel in OpenCL C, to be called" },
     { "device:kernel_file(path, name or options?)", "the same of a file" },
+    { "device:image(ctype, shape, elements?)", "an image, for kernels that sample" },
+    { "device:queue()", "another queue, whose work runs beside the rest" },
+    { "queue:after(other)", "begins when what the other one was given has run" },
     { "device:wait()", "until all that was started has run" },
   } },
   { "tidepool.device.device", "Buffer", {
@@ -193,12 +196,18 @@ local lazy_class_rows = {
     { "buffer:copy()", "a new buffer with the same elements" },
     { "buffer:slice(i, j?)", "the elements i to j, as a buffer that shares their memory" },
     { "buffer:as(ctype)", "the same memory as elements of another type" },
+    { "buffer:on(queue)", "the same buffer, for another queue" },
     { "buffer:sum(), :mean(), :min(), :max()", "of its elements, on the device" },
     { "buffer:reduce(fn, init)", "folds them there" },
   } },
   { "tidepool.device.device", "Kernel", {
     { "kernel(global_size, ...)", "starts it, with an argument for each parameter" },
     { "kernel:time()", "seconds that its last call took on the device" },
+    { "kernel:on(queue)", "the same kernel, for another queue" },
+  } },
+  { "tidepool.device.images", "Image", {
+    { "image:read(into?)", "all elements, in an array" },
+    { "image:write(from)", "sets them to an array's or a list's" },
   } },
 }
 
