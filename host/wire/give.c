@@ -143,7 +143,8 @@ static int describe(tp_wire_writer *w, tp_wire_ref *made, const tp_ref *r)
         made->kind = r->type == &tp_dict_type ? TP_WIRE_DICT : TP_WIRE_QUEUE;
     } else {
         return tp_error_set(w->err, TP_ECODEC,
-                            "an object of this process cannot travel to a worker process");
+                            "an object of this process (%s) cannot travel to a worker process",
+                            r->type->metatable);
     }
     /* arrays and stores have no name; 1 stands for none */
     made->name_at = tp_wire_is_returned(made->kind) ? 1 : tp_wire_put_text(w, name);

@@ -8,8 +8,13 @@
 local abi = require "tidepool.base.abi"
 local check = require "tidepool.base.check"
 local executors = require "tidepool.engine.executors"
+local ffi = require "ffi"
 
 local options = {}
+
+local function is_int64(value)
+  return type(value) == "cdata" and (ffi.istype("int64_t", value) or ffi.istype("uint64_t", value))
+end
 
 local function is_integer(value, min)
   return type(value) == "number" and value >= min and value % 1 == 0 and value < math.huge
@@ -109,7 +114,7 @@ types = {
       for name, value in pairs(v) do
         if type(name) ~= "string" or not (name:find "^[%a_][%w_]*$" or name:find "^[%a_][%w_]*%b()$") then
           return false, nil, ("has %s, which is no name that C could define"):format(check.show(name))
-        elseif type(value) ~= "number" and type(value) ~= "boolean" and (type(value) ~= "string" or value:find "[\n%z]") then
+        elseif type(value) ~= "number" and type(value) ~= "boolean" and not is_int64(value) and (type(value) ~= "string" or value:find "[\n%z]") then
           return false, nil, ("has %s = %s; a name stands for a number, a line of text, or true"):format(name, check.show(value))
         end
       end

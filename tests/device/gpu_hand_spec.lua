@@ -400,6 +400,11 @@ describe("a kernel", function()
       REAL = "float", N = 16, HALF = 0.5, ["MIN(a, b)"] = "((a) < (b) ? (a) : (b))", BIG = 2 ^ 24, IS_ON = true, OFF = false,
     } })(1, x)
     assert.same({ 16.5, 3, 2 ^ 24, 1, n = 4 }, x:read():list())
+    local longs = device:buffer("int64", 2)
+    device:kernel("__kernel void f(__global long *x) { x[0] = A; x[1] = B - U; }", { defines = {
+      A = 9007199254740993LL, B = -0x7fffffffffffffffLL - 1, U = 0xffffffffffffffffULL,
+    } })(1, longs)
+    assert.is_true(longs:read()[1] == 9007199254740993LL and longs:read()[2] == -0x7fffffffffffffffLL)
     device:kernel(text, { name = "f", defines = { REAL = "float", N = -3, HALF = 0, ["MIN(a, b)"] = "a", BIG = math.huge, IS_ON = true } })(1, x)
     assert.same({ -3, 7, math.huge, 1, n = 4 }, x:read():list())
   end)
@@ -488,6 +493,17 @@ describe("a kernel", function()
     end)
     contains(why, "device:kernel: ", "compiling the program failed", ("gpu_hand_spec.lua:%d:"):format(line + 4), "unknown_name")
     assert.matches("^[^\n]*gpu_hand_spec.lua:%d+: device:kernel: ", why)
+  end)
+
+  on_device("that stands in a file twice has the lines of the call", function()
+    local line, lines = debug.getinfo(1, "l").currentline, {}
+    for i, make in ipairs {
+      function() device:kernel("__kernel void twice(__global int *x) { x[0] = N; }", { defines = { M = 1 } }) end,
+      function() device:kernel("__kernel void twice(__global int *x) { x[0] = N; }", { defines = { M = 2 } }) end,
+    } do
+      lines[i] = tonumber((select(2, pcall(make)):match "gpu_hand_spec.lua:(%d+):%d+: use of undeclared"))
+    end
+    assert.same({ line + 2, line + 3 }, lines)
   end)
 
   on_device("works in several passes, on buffers that change places", function()

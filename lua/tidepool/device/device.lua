@@ -762,7 +762,9 @@ local function pack(self, i, one, value)
   if one.is_buffer then
     if value == false then return NULL end
     if getmetatable(value) ~= Buffer then refuse_argument(self, i, one, "takes a buffer, got %s", show_value(value)) end
-    if value.device.number ~= self.device.number then refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", self.device.name, value.device.name) end
+    if value.device.number ~= self.device.number then
+      refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", self.device.name, value.device.name)
+    end
     if one.ctype and one.ctype ~= value.ctype then refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", one.ctype, value.ctype) end
     return value.handle
   elseif one.is_unknown then

@@ -736,13 +736,14 @@ function gpu.kernel_option(text, with, frame, where)
   local whole = file and file:read "*a" or (not frame.source:find "^[@=]" and frame.source) or ""
   if file then file:close() end
   whole = whole:gsub("\r\n", "\n")
-  local at = whole:find(text, 1, true)
-  if at and #text > 0 then
-    local _, lines = whole:sub(1, at - 1):gsub("\n", "")
-    option.line = lines + 1
-  else
-    option.file, option.line = "kernel", 1
+  local at, line, begin = #text > 0 and whole:find(text, 1, true), 1, 1
+  while at do
+    line = line + select(2, whole:sub(begin, at - 1):gsub("\n", ""))
+    -- a file may have the same text several times: the caller's is the one nearest to its line
+    if not option.line or math.abs(line - frame.currentline) < math.abs(option.line - frame.currentline) then option.line = line end
+    begin, at = at, whole:find(text, at + 1, true)
   end
+  if not option.line then option.file, option.line = "kernel", 1 end
   return option
 end
 

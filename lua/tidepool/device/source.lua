@@ -97,9 +97,15 @@ local function expand(text, file, line, folders, around)
   return table.concat(lines, "\n")
 end
 
+local INT64_MIN = -0x7fffffffffffffffLL - 1
+
 local function show_define(value)
   if value == true then return "1" end
   if type(value) == "string" then return value end
+  if type(value) == "cdata" then
+    if value == INT64_MIN then return "(-9223372036854775807L - 1L)" end
+    return (tostring(value):gsub("LL$", "L"))
+  end
   if value ~= value then return "NAN" end
   if value == math.huge or value == -math.huge then return value > 0 and "INFINITY" or "(-INFINITY)" end
   if value % 1 == 0 and math.abs(value) < 2 ^ 53 then return ("%.0f"):format(value) end
