@@ -22,10 +22,38 @@ enum {
 
 /* ---- queues ---- */
 
+/* Stores the programs that have run for the first time. */
+static void keep_programs(tp_queue *q)
+{
+    while (q->n_fresh) {
+        tp_program *p = q->fresh[--q->n_fresh];
+        if (!tp_queue_is_over(q))
+            tp_program_keep(p);
+        tp_ref_drop(p);
+    }
+}
+
+static void forget_programs(tp_queue *q)
+{
+    while (q->n_fresh)
+        tp_ref_drop(q->fresh[--q->n_fresh]);
+}
+
+/* The queue's commands have run. */
 static void drop_held(tp_queue *q)
 {
+    keep_programs(q);
     while (q->n_held)
         tp_ref_drop(q->held[--q->n_held]);
+}
+
+static void note_fresh(tp_queue *q, tp_program *p)
+{
+    bool is_known = !tp_program_is_new(p) || q->n_fresh == TP_FRESH_MAX;
+    for (unsigned i = 0; i < q->n_fresh && !is_known; i++)
+        is_known = q->fresh[i] == p;
+    if (!is_known)
+        q->fresh[q->n_fresh++] = tp_ref_hold(p);
 }
 
 static bool has_run(const tp_queue *q)
@@ -191,6 +219,8 @@ int tp_queue_finish(tp_queue *q, tp_error *err)
     if (settle(q, err))
         return -1;
     cl_int rc = q->open.cl->Finish(q->queue);
+    if (rc != CL_SUCCESS)
+        forget_programs(q);
     drop_held(q);
     return rc == CL_SUCCESS ? 0 : tp_queue_fail(q, "running the kernels", rc, err);
 }
@@ -687,6 +717,7 @@ int tp_launch(tp_queue *q, tp_launcher *l, const tp_launch_range *range,
         l->last = cl->RetainEvent(event) == CL_SUCCESS ? event : NULL;
         q->last = event;
         snprintf(q->running, sizeof q->running, "%s", l->name);
+        note_fresh(q, l->program);
         rc = cl->Flush(q->queue);
     }
     if (rc != CL_SUCCESS)

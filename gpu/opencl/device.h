@@ -11,6 +11,8 @@
 
 enum { TP_HELD_MAX = 64, TP_PARAMETER_TEXT_MAX = 64, TP_SAMPLERS_MAX = 20 };
 
+enum { TP_FRESH_MAX = 16 }; /* more programs are stored after a later launch */
+
 typedef struct tp_buffer {
     tp_ref ref;
     /* Read-only once made, except for the contents of the memory. */
@@ -39,6 +41,9 @@ typedef struct tp_queue {
     tp_pinned pinned; /* for copies there and back */
     tp_buffer *held[TP_HELD_MAX]; /* buffers that commands use which may still run */
     unsigned n_held;
+    /* held: programs that commands run which may still run, and which are to be stored then */
+    tp_program *fresh[TP_FRESH_MAX];
+    unsigned n_fresh;
     cl_sampler samplers[TP_SAMPLERS_MAX]; /* those that kernels were given, see images.h */
     cl_event last;    /* that of the last launch that nobody has waited for yet, or NULL */
     char running[64]; /* the name of its kernel */

@@ -751,16 +751,11 @@ static int l_launcher_launch(lua_State *L)
     }
     tp_error err = { 0 };
     int rc = tp_launch(q, l, &range, arguments, &err);
-    bool is_new = rc == 0 && tp_program_is_new(l->program);
-    if (is_new && tp_queue_finish(q, &err))
-        rc = TP_LAUNCH_WROTE;
     if (rc) {
         tp_core_push_message(L, &err);
         lua_pushboolean(L, rc == TP_LAUNCH_WROTE);
         return 3;
     }
-    if (is_new)
-        tp_program_keep(l->program);
     lua_pushboolean(L, 1);
     return 1;
 }

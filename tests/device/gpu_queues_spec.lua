@@ -53,6 +53,27 @@ describe("a queue", function()
     assert.is_true(rawequal(other, other:after(other)))
   end)
 
+  on_pocl("does not wait for a kernel's end, not for that of its first launch", function()
+    local done = run(("TIDEPOOL_OPENCL=%s XDG_CACHE_HOME=%s $T job.lua"):format(devices.faults(), support.temp_dir()), {
+      ["job.lua"] = [[
+        local tidepool = require "tidepool"
+        local ffi = require "ffi"
+        ffi.cdef "void faults_stall(int ms, int blocks); int faults_stalled(void); void faults_go_on(void);"
+        local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
+        local d = tidepool.gpu.device "cpu"
+        local other = d:queue()
+        local b, c = d:buffer("float", 2), other:buffer("float", 2)
+        local one = other:kernel "__kernel void one(__global float *b) { b[0] = 1; }"
+        faults.faults_stall(0, 0)
+        one(1, c) -- its first launch waits for ever, which nobody sees
+        d:kernel "__kernel void two(__global float *b) { b[0] = 2; }"(1, b)
+        print(b:read()[1])
+        faults.faults_go_on()
+        print(c:on(other):read()[1])
+      ]] })
+    assert.same({ stderr = "", stdout = "2\n1\n" }, { stderr = done.stderr, stdout = done.stdout })
+  end)
+
   on_device("is one of few at a time, and is another one's when nobody holds it", function()
     local one = device:queue()
     for _ = 1, 100 do
