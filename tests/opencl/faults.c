@@ -8,6 +8,7 @@
  *   FAULTS_BUFFERS=n    buffers from the n-th on cannot be made
  *   FAULTS_ROOM=n       nor can those with which there would be more than n bytes of them
  *   FAULTS_LATE=1       those are made, but launches fail while they are there
+ *   FAULTS_SINGLE=1     devices have no doubles
  *   FAULTS_CARD=1       devices are graphics cards with memory of their own
  *   FAULTS_NAMELESS=1   kernels know nothing of their parameters
  *   FAULTS_SLOW=n       launches on every queue but the first take n ns longer for each work item
@@ -487,6 +488,10 @@ cl_int clGetDeviceInfo(cl_device_id device, cl_device_info what, size_t size, vo
     atomic_compare_exchange_strong(&first_device, &none, device);
     if (what == CL_DEVICE_TYPE && getenv("FAULTS_CARD")) {
         *(cl_device_type *)value = CL_DEVICE_TYPE_GPU;
+        return CL_SUCCESS;
+    }
+    if (what == CL_DEVICE_DOUBLE_FP_CONFIG && getenv("FAULTS_SINGLE")) {
+        memset(value, 0, size);
         return CL_SUCCESS;
     }
     if (what == CL_DEVICE_HOST_UNIFIED_MEMORY &&
