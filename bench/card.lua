@@ -313,8 +313,8 @@ function parts.overlap()
     device():wait()
   end, 3)
   local both = time(function() heavy:map(xs):array() end, 3)
-  say("copies in and out %.1f ms (%.1f GB/s), compute %.1f ms, a map of both %.1f ms: overlap %.2f (goal 0.9)", copy * 1e3, 2 * ffi.sizeof(real) * n / copy / 1e9,
-    compute * 1e3, both * 1e3, math.max(copy, compute) / both)
+  say("copies in and out %.1f ms (%.1f GB/s), compute %.1f ms, a map of both %.1f ms: overlap %.2f (goal 0.9)", copy * 1e3,
+    2 * ffi.sizeof(real) * n / copy / 1e9, compute * 1e3, both * 1e3, math.max(copy, compute) / both)
 end
 
 --- Items that write into an array.
