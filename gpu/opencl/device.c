@@ -535,7 +535,8 @@ int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size
 int tp_buffer_copy(tp_queue *q, tp_buffer *to, size_t at, tp_buffer *from, size_t from_at,
                    size_t size, tp_error *err)
 {
-    if (tp_buffer_check_life(to, err) || tp_buffer_check_life(from, err) || (q->is_lost && settle(q, err)))
+    if (tp_buffer_check_life(to, err) || tp_buffer_check_life(from, err) ||
+        (q->is_lost && settle(q, err)))
         return -1;
     if (size == 0)
         return 0;

@@ -579,8 +579,8 @@ static int l_buffer_read(lua_State *L)
     tp_buffer *b;
     char *to = check_transfer(L, &b, &at, &size);
     tp_error err = { 0 };
-    int rc =
-        tp_buffer_read(tp_core_check_queue(L, 1), b, at, to, size, (tp_type)luaL_checkinteger(L, 7), &err);
+    int rc = tp_buffer_read(tp_core_check_queue(L, 1), b, at, to, size,
+                            (tp_type)luaL_checkinteger(L, 7), &err);
     tp_array_touch(tp_core_check_memory(L, 4));
     return push_true_or(L, rc, &err);
 }
@@ -644,8 +644,8 @@ static int l_launcher_time(lua_State *L)
 {
     double seconds;
     tp_error err = { 0 };
-    if (tp_launcher_time(tp_core_check_queue(L, 1), tp_core_check_ref(L, 2, &tp_launcher_type), &seconds,
-                         &err))
+    if (tp_launcher_time(tp_core_check_queue(L, 1), tp_core_check_ref(L, 2, &tp_launcher_type),
+                         &seconds, &err))
         return tp_core_push_message(L, &err);
     lua_pushnumber(L, seconds);
     return 1;

@@ -1,5 +1,5 @@
---- scripts/check-gpu and its parts (bench/card.lua), which somebody with a card has minutes for: what
--- must not stop them (not stock: they run with the program).
+--- scripts/check-gpu and its parts (bench/card.lua), for which somebody with a card has minutes:
+-- what must not stop them (not stock: they run with the program).
 
 local devices = require "tests.support_device"
 local shell = require "tests.cli.shell"
