@@ -9,6 +9,7 @@ local statics = require "tidepool.translate.infer.statics"
 local types = require "tidepool.translate.infer.types"
 local updates = require "tidepool.translate.infer.updates"
 local walk = require "tidepool.translate.infer.walk"
+local wide_rules = require "tidepool.translate.infer.wide"
 local wide = require "tidepool.translate.wide"
 
 local is_within, refuse, variable_of = functions.is_within, functions.refuse, functions.variable_of
@@ -56,8 +57,9 @@ function statement.Local(inst, node, flow)
             local value = given[at]
             if value then check_given(inst, value) end
             if value and value.kind ~= "nil" then
-                widen(inst, node, var, storable(inst, node, value.kind, ("'%s'"):format(var.name)), value.varies)
-                flow.assigned[var] = state_for(inst, flow, value)
+                local is_start = var.assigned and wide_rules.is_start(value.node)
+                widen(inst, node, var, storable(inst, node, value.kind, ("'%s'"):format(var.name)), value.varies, is_start)
+                flow.assigned[var] = is_start and known.is_wide_later and "start" or state_for(inst, flow, value)
             else
                 -- who reads a guarded local has asked for its flag before: lower/optional.lua
                 flow.assigned[var] = var.is_guarded or "nil"

@@ -91,6 +91,7 @@ function expression.Name(inst, node, flow)
         refuse(inst, node, "'%s' may be read before it has a value, and nil does not exist on a device; "
             .. "give it a number where it is declared (line %d)", var.name, var.line)
     end
+    if flow.assigned[var] == "start" then inst.starts[node] = var end
     return known.kind, known.varies
 end
 
@@ -115,6 +116,9 @@ function expression.Binop(inst, node, flow)
     local a, a_varies = expr(inst, node.left, flow)
     local b, b_varies = expr(inst, node.right, flow)
     local varies = a_varies or b_varies
+    local is_comparison = COMPARE[op] or op == "==" or op == "~="
+    wide_rules.allow_beside(inst, node.left, a, node.right, b, is_comparison)
+    wide_rules.allow_beside(inst, node.right, b, node.left, a, is_comparison)
     if op == "==" or op == "~=" then
         if MAYBE[a] or MAYBE[b] then
             refuse(inst, node, "a comparison with a number or false; complete it: `condition and x or y`")

@@ -2,7 +2,8 @@
 -- which lanes get there.
 --
 -- flow.assigned: the locals that have a value here (true, or which number it is, see
--- constants.lua), or certainly none ("nil");
+-- constants.lua; "start": perhaps the one that they begin with, see wide.lua), or certainly none
+-- ("nil");
 -- flow.level: how many of the conditions and loops around this place differ between lanes;
 -- flow.outer_level: the level of locals that are declared here and can be seen behind a label that
 -- ends here; inst.loops: the loops around this place, outermost first; inst.labels: the labels that
@@ -39,7 +40,11 @@ function flows.meet(a, b)
     local both = {}
     for var, state in pairs(a) do
         local other = b[var]
-        if other == state then both[var] = state elseif other and other ~= "nil" and state ~= "nil" then both[var] = true end
+        if other == state or other == "start" and state ~= "nil" then
+            both[var] = other
+        elseif other and state == "start" and other ~= "nil" then
+            both[var] = state
+        elseif other and other ~= "nil" and state ~= "nil" then both[var] = true end
     end
     return both
 end
@@ -67,7 +72,7 @@ end
 function flows.enter_loop(node, flow)
     for var in pairs(assigned_in(node)) do
         local state = flow.assigned[var]
-        if state == "nil" then flow.assigned[var] = nil elseif state then flow.assigned[var] = true end
+        if state == "nil" then flow.assigned[var] = nil elseif state and state ~= "start" then flow.assigned[var] = true end
     end
 end
 

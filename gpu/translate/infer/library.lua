@@ -67,7 +67,10 @@ local function call_tonumber(inst, node, flow)
     if #node.args ~= 1 then refuse(inst, node, "tonumber with a base; there are no strings on a device") end
     inst.calls[node] = { special = "tonumber" }
     local kind, varies = expr(inst, arg, flow)
-    if WIDE[kind] then return { { kind = "num", varies = varies } } end
+    if WIDE[kind] then
+        wide_rules.allow(inst, arg)
+        return { { kind = "num", varies = varies } }
+    end
     numeric(inst, arg, kind, "tonumber")
     return { { kind = kind, varies = varies } }
 end
@@ -86,6 +89,7 @@ local function call_wide(inst, node, flow, path, kind)
     if value then
         local given
         given, varies = expr(inst, value, flow)
+        wide_rules.allow(inst, value)
         if not WIDE[given] then numeric(inst, value, given, path) end
     end
     if #node.args > (value == node.args[1] and 1 or 2) then refuse(inst, node, "%s of more than one value", path) end
@@ -122,7 +126,7 @@ function library.call_builtin(inst, node, flow, builtin, path)
         if not (builtin.takes_wide and WIDE[value.kind]) then numeric(inst, value.node, value.kind, path) end
         varies = varies or value.varies
     end
-    local kind_of_all = builtin.wide and wide_rules.kind_of_call(builtin, given)
+    local kind_of_all = builtin.wide and wide_rules.kind_of_call(inst, builtin, given)
     inst.calls[node] = { builtin = builtin, varies = varies, wide = kind_of_all }
     local results = {}
     for i, kind in ipairs(builtin.results) do results[i] = { kind = kind_of_all or kind, varies = varies } end

@@ -8,6 +8,7 @@ local functions = require "tidepool.translate.infer.functions"
 local references = require "tidepool.translate.infer.references"
 local walk = require "tidepool.translate.infer.walk"
 local recursion = require "tidepool.translate.recursion"
+local wide_rules = require "tidepool.translate.infer.wide"
 local wide = require "tidepool.translate.wide"
 
 local refuse = functions.refuse
@@ -61,7 +62,7 @@ function Instance:settle()
     repeat
         rounds = rounds + 1
         if rounds > 60 then refuse(self, def, "its types do not settle; give the variables simpler roles") end
-        self.changed, self.constants = false, {}
+        self.changed, self.constants, self.starts = false, {}, {}
         local flow = { assigned = {}, level = 0 }
         for _, input in ipairs(self.inputs) do
             local known = declare(self, flow, input.var)
@@ -85,6 +86,7 @@ function Instance:settle()
         self.falls = block(self, def.body, flow)
         if self.falls then references.leave(self, flow) end
     until not self.changed
+    wide_rules.check_starts(self)
     self.is_settled = true
     self.never_returns = not self.falls and not self.returns
     self.results = self.results or {}
@@ -115,7 +117,7 @@ function Program:instance(caller, at, wanted)
     inst = setmetatable({
         program = self, fn = wanted.fn, def = wanted.def, name = wanted.name, inputs = wanted.inputs, outer = wanted.outer,
         simd = wanted.simd, without = wanted.without, states = {}, labels = {},
-        vars = {}, types = {}, varies = {}, statics = {}, loops = {}, places = {}, loop_varies = {}, fornum = {}, has_loops = false,
+        vars = {}, starts = {}, types = {}, varies = {}, statics = {}, loops = {}, places = {}, loop_varies = {}, fornum = {}, has_loops = false,
         calls = {}, codes = {}, stores = {}, columns = {}, lengths = {}, ends = {}, updates = {}, assigns = {}, is_parameter = {},
         called_at = caller.def and at.line, caller_place = wanted.caller_place, lists = {}, captures = {}, captured = {}, can_fail = false,
         draws = false, text = wanted.text, key = wanted.key, recursion_level = wanted.recursion_level or 0,

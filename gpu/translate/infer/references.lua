@@ -24,6 +24,7 @@ end
 -- Appends an input for a local of the caller, and what tells the instance from others.
 local function add(inst, flow, inputs, key, formal, name)
     local known, state = inst.vars[name.var], flow.assigned[name.var]
+    if state == "start" then inst.starts[name] = name.var end -- the callee does not know it
     if inst.simd and not known.varies then known.varies, inst.changed = true, true end
     if state ~= "nil" then state = state and true or nil end
     local kind = known.kind ~= "k" and known.kind or "num"

@@ -38,9 +38,14 @@ end
 types.shown = shown
 
 -- Widens a variable's kind by one more. `varies`: the value differs between lanes, or not all lanes
--- get it.
-function types.widen(inst, at, var, kind, varies)
+-- get it. `is_start`: it is the literal that the local begins with (infer/wide.lua).
+function types.widen(inst, at, var, kind, varies, is_start)
     local known = inst.vars[var]
+    if is_start and known.is_wide_later then kind = known.kind end
+    if WIDE[kind] and known.has_start and not known.has_numbers and NUMERIC[known.kind] then
+        known.kind, known.is_wide_later, inst.changed = kind, true, true
+    end
+    if is_start then known.has_start = true elseif kind and not WIDE[kind] then known.has_numbers = true end
     local joined = join(known.kind, kind)
     if kind and not joined then
         refuse(inst, at, "'%s' is a %s here and a %s elsewhere; a variable has one type on a device%s", var.name, shown(kind), shown(known.kind),
