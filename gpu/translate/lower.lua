@@ -15,6 +15,8 @@
 -- about classes of tables (lower/classes.lua). What all files of the folder share is L, the state
 -- of one walk.
 
+local choosers = require "tidepool.translate.lower.choosers"
+local classes = require "tidepool.translate.lower.classes"
 local defaults = require "tidepool.translate.lower.defaults"
 local functions = require "tidepool.translate.lower.functions"
 local nodes = require "tidepool.translate.lower.nodes"
@@ -34,6 +36,7 @@ local emit, name_of, new_local, node_at, refuse = nodes.emit, nodes.name_of, nod
 local scalar = nodes.scalar
 
 local ROUNDS_MAX = 40
+local OPEN_ROOM_MAX = 256 -- elements of a list of unknown length, see places.lua
 
 -- One walk over the whole function.
 local function round(L, fn, kinds)
@@ -92,23 +95,25 @@ function lower.def(program, fn, options, infer, find_function)
         program = program, fn = fn, name = options.name, infer = infer, function_of = find_function,
         -- of tables and variables; kinds: what a variable that is assigned to is given, as in a
         -- class
-        sites = {}, variables = {}, kinds = {}, ranges = {}, of_length = {}, widened = {},
+        sites = {}, variables = {}, kinds = {}, ranges = {}, lengths = {}, widened = {}, growing = {}, walking = {},
         choices = {}, results = {}, copied = {}, booleans = {}, either = {},
         -- of what may be nil (optional.lua); takes_nil: variables that get elements
         nilable = {}, optional = {}, missing = {}, misses = {}, lends = {}, asked = {}, gives_texts = {}, nil_locals = {}, takes_nil = {},
         -- of texts that are numbers (symbols.lua), functions that are chosen (choices.lua),
         -- arguments (defaults.lua) and select
-        ids = {}, symbols = {}, result_symbols = {}, dispatchers = {}, defaults = {}, defaulted = {}, selected = {},
+        ids = {}, symbols = {}, result_symbols = {}, dispatchers = {}, choosers = {}, result_functions = {}, defaults = {}, defaulted = {}, selected = {},
         -- of functions that call themselves (lifting.lua)
         lifts = {}, recursive = {},
     }
     L.context = { fn = fn, name = options.name }
+    L.open_room, L.value_of_chooser = OPEN_ROOM_MAX, choosers.value
     if not functions.touches(L, fn, fn.def) then return fn.def end
-    for _ = 1, ROUNDS_MAX do
-        L.changed, L.refusal, L.zero, L.result_mark = false, nil, nil, nil
+    for number = 1, ROUNDS_MAX do
+        L.round, L.changed, L.refusal, L.opening, L.zero, L.result_mark = number, false, nil, nil, nil, nil
         local fine, new = pcall(round, L, fn, options.inputs or {})
         -- What is refused while something new was learnt may be accepted once that is known.
         if not fine and not (type(new) == "table" and new.refusal and L.changed) then error(new, 0) end
+        if not L.changed and L.opening then classes.open(L, unpack(L.opening)) end
         if not L.changed then
             if L.refusal then refuse(L, unpack(L.refusal)) end
             return new

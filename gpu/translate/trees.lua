@@ -7,13 +7,13 @@ local APART = {
     var = true, vars = true, names = true, params = true, outer = true, assigns = true, static = true, source = true, update = true,
 }
 
---- Calls visit(node) for the nodes of a tree, those of functions in it, too; always in the same
--- order, so that the same function gives the same text each time, as kept programs need it.
+--- Calls visit(node) for the nodes of a tree, those of functions in it, too, but not for what is in
+-- a node for which it gives true; always in the same order, so that the same function gives the same
+-- text each time, as kept programs need it.
 ---@param tree table
----@param visit fun(node: table)
+---@param visit fun(node: table): boolean?
 function trees.each_node(tree, visit)
-    visit(tree)
-    if tree.tag == "Given" then return end -- it has a value, which is no node
+    if visit(tree) or tree.tag == "Given" then return end -- which has a value that is no node
     local keys = {}
     for key, part in pairs(tree) do
         if type(part) == "table" and not APART[key] then keys[#keys + 1] = key end

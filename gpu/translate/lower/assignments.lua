@@ -2,10 +2,12 @@
 
 local calls = require "tidepool.translate.lower.calls"
 local choices = require "tidepool.translate.lower.choices"
+local choosers = require "tidepool.translate.lower.choosers"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
+local holes = require "tidepool.translate.lower.holes"
 local lifting = require "tidepool.translate.lower.lifting"
 local library = require "tidepool.translate.lower.library"
 local nodes = require "tidepool.translate.lower.nodes"
@@ -14,11 +16,13 @@ local places = require "tidepool.translate.lower.places"
 local ranges = require "tidepool.translate.lower.ranges"
 local scopes = require "tidepool.translate.lower.scopes"
 local symbols = require "tidepool.translate.lower.symbols"
+local trees = require "tidepool.translate.trees"
 local walk = require "tidepool.translate.lower.walk"
 
 local extend, find, make_list, make_table, new_class = classes.extend, classes.find, classes.make_list, classes.make_table, classes.new_class
 local note_change, note_variable = classes.note_change, classes.note_variable
-local is_inside, is_rough, joined, open_loop, range_of = ranges.is_inside, ranges.is_rough, ranges.joined, ranges.open_loop, ranges.range_of
+local full_range_of, is_inside, is_rough, joined = ranges.full_range_of, ranges.is_inside, ranges.is_rough, ranges.joined
+local lengths_of, open_loop, range_of = ranges.lengths_of, ranges.open_loop, ranges.range_of
 local all_of, binop, emit, error_statement, fixed, hold = nodes.all_of, nodes.binop, nodes.emit, nodes.error_statement, nodes.fixed, nodes.hold
 local hold_value, is_boolean, is_number, is_stable = nodes.hold_value, nodes.is_boolean, nodes.is_number, nodes.is_stable
 local is_same, is_whole, name_of, new_local = nodes.is_same, nodes.is_whole, nodes.name_of, nodes.new_local
@@ -41,8 +45,8 @@ end
 
 local function widen_range(L, var, node)
     local known = L.ranges[var]
-    local range = node and range_of(L, node) or false
-    if range and ranges.is_of_length(node) then classes.learn(L, L.of_length, var, true) end
+    local range = node and full_range_of(L, node) or false
+    L.lengths[var] = ranges.merged(L.lengths[var], range and lengths_of(node) or nil)
     if known == nil then
         L.ranges[var] = range
         note_change(L)
@@ -64,6 +68,7 @@ end
 
 -- Declares a local; `value` may be nil.
 local function bind(L, at, var, value)
+    if L.choosers[var] then return choosers.bind(L, at, L.scope, var, value) end
     if value and value.t ~= "scalar" and not var.assigned then return bind_table(L, at, L.scope, var, value) end
     if scopes.is_function(value) then
         L.scope.vars[var] = value
@@ -74,9 +79,10 @@ local function bind(L, at, var, value)
     local flag = var.assigned and optional.flag_of(L, at, var, value) or nil
     local may_be_nil = var.assigned and is_nil or flag ~= nil
     if var.assigned and is_nil then scopes.note_known(L, L.scope, var, true) end
+    if value and value.t == "choice" then return choosers.note(L, var) end
     if value and value.t ~= "scalar" and not class then
-        if value.t == "function" or value.t == "static" and type(value.static.value) ~= "table" then
-            refuse(L, at, "'%s' is assigned to; a name has one function or array on a device", var.name)
+        if value.t == "static" and type(value.static.value) ~= "table" then
+            refuse(L, at, "'%s' is assigned to; a name has one array on a device", var.name)
         end
         class = new_class()
         class.is_table = true
@@ -111,6 +117,7 @@ local function bind(L, at, var, value)
     if var.assigned then
         L.kinds[var] = L.kinds[var] or classes.new_class()
         new.class, new.is_set = L.kinds[var], not is_nil and not flag
+        new.sequence = holes.walks(L, var) and "next" or nil
         if not is_nil then note_kind(L, var, node) end
     else
         new.is_plain = node ~= nil and nodes.is_plain(node)
@@ -127,11 +134,11 @@ local function bind(L, at, var, value)
             L.scope.vars[var] = value
             return
         end
-        new.range, new.is_of_length = node and range_of(L, node), node and ranges.is_of_length(node)
+        if node then ranges.bound(L, new, node) end
         new.is_number = node and is_number(node)
     else
         if node and node.tag ~= "Nil" then widen_range(L, var, node) end
-        new.range, new.is_of_length = L.ranges[var] or nil, L.of_length[var]
+        new.range, new.lengths = L.ranges[var] or nil, L.lengths[var]
     end
     L.scope.vars[var] = { t = "variable", var = new, of = var, class = not var.assigned and value and value.class or nil, may_be_nil = may_be_nil,
         flag = value and value.flag, origin = value and value.origin, why = value and value.why,
@@ -166,9 +173,28 @@ local function is_permutation(node)
     return true
 end
 
+-- Is the index a local that only gets greater?
+local function grows(L, node)
+    while node.tag == "Paren" or node.tag == "Binop" and node.op == "+" and node.right.tag == "Number" do node = node.expr or node.left end
+    local var = node.tag == "Name" and node.var
+    if not var or not var.assigned then return false end
+    if L.growing[var] == nil then
+        L.growing[var] = true
+        trees.each_node(var.def.body, function(each)
+            for i, target in ipairs(each.tag == "Assign" and each.targets or {}) do
+                local value = each.exprs[i]
+                local is_more = value and value.tag == "Binop" and value.op == "+" and value.left.var == var and value.right.tag == "Number"
+                if target.var == var and not is_more then L.growing[var] = false end
+            end
+        end)
+    end
+    return L.growing[var]
+end
+
 -- The place that an assignment to an element writes to; nil when only the next round can know it.
 -- Counts a new last (or first) element in the list's size.
-local function place_to_write(L, at, base, key)
+-- `target`, `exprs`: the assignment as it is in the text.
+local function place_to_write(L, at, base, key, target, exprs)
     local own = base.storage.functions
     if own and (key.tag ~= "String" and key.tag ~= "Number" or own[key.value]) then
         refuse(L, at, "an assignment to a function of '%s'; on a device a field has one function", base.storage.name)
@@ -186,43 +212,48 @@ local function place_to_write(L, at, base, key)
     end
     class = make_list(L, class)
     local list = base.storage.list
-    local range = range_of(L, key)
-    local within = class.count and is_inside(range, 1, class.count) and not ranges.is_of_length(key)
+    local lengths = lengths_of(key)
+    -- In a loop over itself a list does not get longer for that.
+    local range = (ranges.has_class(lengths, class) and range_of or full_range_of)(L, key)
+    local within = class.count and is_inside(full_range_of(L, key), 1, class.count)
     if not within then
         if not class.grows then
             class.grows = true
             note_change(L)
         end
-        local precise = range and not is_rough(key) and range
+        if not class.has_holes and (range and range[1] < 0 or not holes.is_next(L, base.storage, key, target, exprs)) then
+            holes.note(L, class)
+        end
+        -- What a local that is assigned to may be bounds it roughly.
+        local precise = range and (not is_rough(key) or class.has_holes and range[2] - range[1] < ROOM_MAX) and range
         if precise then
-            if precise[1] < 0 then
-                L.refusal = L.refusal or { at, "an index of '%s' that may be %g; lists on a device count from 0 or 1", base.storage.name, precise[1] }
-            elseif precise[2] - precise[1] > ROOM_MAX then
+            if precise[2] - precise[1] > ROOM_MAX then
                 L.refusal = L.refusal or { at, "an index of '%s' from %g to %g; a list has at most %d elements on a device", base.storage.name,
                     precise[1],
                     precise[2], ROOM_MAX }
+            elseif ranges.is_open(lengths) and not ranges.has_class(lengths, class) then
+                classes.open(L, class, at.line)
             else
                 extend(L, class, math.min(1, math.floor(precise[1])), math.floor(precise[2]))
             end
+        elseif class.has_holes then
+            extend(L, class, 0, 0)
+            L.opening = L.opening or { class, at.line }
         else
-            local loop = open_loop(key)
-            if loop and class.to < 1 and not class.count then
-                L.refusal = L.refusal or { at, "'%s' is filled by the loop of line %d, whose limit is not known before it runs; "
-                    .. "give the loop a constant limit",
-                    base.storage.name, loop }
-            end
             -- Each write makes the list longer by one element at most.
-            local times = times_here(L, at, base.storage.root, true)
+            local times, loop = times_here(L, base.storage.root)
             if times then
                 base.storage.counted = (base.storage.counted or 0) + times
-                local counted = (class.count or 0) + base.storage.counted
-                if counted > (class.counted or 0) then
-                    class.counted = counted
-                    note_change(L)
+                classes.lengthen(L, class, "counted", (class.count or 0) + base.storage.counted, at.line)
+            elseif class.to < 1 and (open_loop(key) or target and grows(L, target.key)
+                or not class.count and not class.counted and not class.appended) then
+                -- unless something that is seen later in this round tells how long it gets
+                if loop.is_recursion then
+                    L.refusal = L.refusal or { at, "the size of '%s' is not known before it runs: nothing bounds this index in '%s', which "
+                        .. "calls itself; fill it by a loop with a constant limit", base.storage.name, loop.is_recursion }
+                else
+                    L.opening = L.opening or { class, loop.line }
                 end
-            elseif class.to < 1 and not class.counted and not class.appended and not class.count then
-                L.refusal = L.refusal or { at, "the size of '%s' is not known before it runs: nothing bounds this index; "
-                    .. "fill it by a loop with a constant limit", base.storage.name }
             end
         end
     end
@@ -230,6 +261,10 @@ local function place_to_write(L, at, base, key)
     if within and list.is_fixed then return object(list.element, hold(L, at, room_index(L, at, base, key), "at")) end
     if list.is_fixed then return end
     key = hold(L, at, key, "index")
+    if list.there then
+        holes.put(L, at, base, key)
+        return object(list.element, hold(L, at, room_index(L, at, base, key), "at"))
+    end
     local first, last = hold(L, at, first_of(L, at, base), "first"), hold(L, at, last_of(L, at, base), "last")
     local top = number(L, at, list.from + list.count - 1)
     local function clause(cond, var)
@@ -249,9 +284,9 @@ local function place_to_write(L, at, base, key)
         begins,
         clause(all_of(L, at, { binop(L, at, "==", key, binop(L, at, "-", first, one)), binop(L, at, ">=", key, number(L, at, list.from)) }),
             list.first),
-    }, orelse = { error_statement(L, at, { "index ", (" of '%s' would leave a hole, or is beyond its %d elements; "
-        .. "on a device a list has neither"):format(
-        base.storage.name, list.from + list.count - 1) }, key) } }))
+    }, orelse = { error_statement(L, at, { "index ", (" of '%s' would leave a hole, or is beyond its %d elements%s; "
+        .. "on a device a list has neither"):format(base.storage.name, list.from + list.count - 1,
+        class.open and (" (the loop of line %d has no constant limit)"):format(class.open) or "") }, key) } }))
     return object(list.element, hold(L, at, room_index(L, at, base, key), "at"))
 end
 
@@ -291,10 +326,8 @@ local function store(L, at, target, value)
     if target.variable and scopes.is_function(value) and scopes.rebind(L, target.var, value) then return end
     if target.variable then
         local known = target.variable
-        if scopes.is_function(known) then
-            refuse(L, at, "'%s' is a function, and is assigned to where that may not be run, or something else than a function; on a device "
-                .. "a name has one function, call each by its own name", target.var.name)
-        end
+        if known.t == "chooser" then return choosers.write(L, at, known, value) end
+        if scopes.is_function(known) or choices.is_function(value) then return choosers.note(L, known.of or target.var) end
         scopes.forget_known(L, target.var)
         local is_nil = value.t == "scalar" and value.node.tag == "Nil"
         optional.note_nilable(L, known.of, value)
@@ -318,8 +351,8 @@ local function store(L, at, target, value)
                 if known.is_parameter then
                     refuse(L, at, "a table is assigned to the parameter '%s', which is a number; use another local", known.of.name)
                 end
-                if value.t == "function" or value.t == "static" and type(value.static.value) ~= "table" then
-                    refuse(L, at, "'%s' is assigned to; a name has one function or array on a device", known.of.name)
+                if value.t == "static" and type(value.static.value) ~= "table" then
+                    refuse(L, at, "'%s' is assigned to; a name has one array on a device", known.of.name)
                 end
                 L.variables[known.of] = L.variables[known.of] or new_class()
                 L.variables[known.of].is_table = true
@@ -345,6 +378,13 @@ local function store(L, at, target, value)
             exprs = { value.node } }))
         return
     end
+    if not is_removed and value.t == "scalar" and value.node.tag == "Nil" and find(target.base.storage.class).has_list then
+        holes.note(L, target.base.storage.class)
+        note_mutation(L, at, target.base)
+        local list = target.base.storage.list
+        if list and list.there then holes.take(L, at, target.base, hold(L, at, target.key, "index")) end
+        return
+    end
     if is_removed then
         library.remove(L, at, { target.base })
         return
@@ -359,7 +399,7 @@ local function store(L, at, target, value)
         note_mutation(L, at, target.base)
         place = append_place(L, at, target.base)
     else
-        place = place_to_write(L, at, target.base, target.key)
+        place = place_to_write(L, at, target.base, target.key, target.target, at.exprs)
     end
     if value.t ~= "scalar" then
         local class = find(target.base.storage.class)
@@ -394,7 +434,9 @@ function statement.Assign(L, node)
     for i, target in ipairs(node.targets) do
         if target.tag == "Name" then
             local known = target.var and lookup(L, target.var)
-            if not known or known.t ~= "variable" and known.t ~= "object" and not (scopes.is_function(known) and target.var.assigned) then
+            local is_own = known and (known.t == "variable" or known.t == "object" or known.t == "chooser"
+                or scopes.is_function(known) and target.var.assigned)
+            if not is_own then
                 local advice = not target.var and "return the value, or declare it where it is only needed here: local " .. target.name
                     or "return the value"
                 refuse(L, target, "assignment to '%s', which is not a local of this function; GPU functions share no state, %s", target.name, advice)
@@ -403,7 +445,7 @@ function statement.Assign(L, node)
         else
             local base = expr(L, target.object)
             if base.t == "object" then
-                local made = { base = base, is_append = is_append(L, target, base), is_last = is_last(L, target, base) }
+                local made = { base = base, target = target, is_append = is_append(L, target, base), is_last = is_last(L, target, base) }
                 if not made.is_append and not made.is_last then
                     made.key = (target.key.tag == "String" or target.key.tag == "Number") and target.key
                         or hold(L, target, expr_scalar(L, target.key, "an index"), "index")

@@ -29,7 +29,7 @@ local function static_of(fn, node)
     end
 end
 
-callees.static_of = static_of
+callees.static_of, callees.path_of = static_of, path_of
 
 -- What is known about the text of the function that a call calls: fn, def; nil of calls of others,
 -- and of what is not known before it runs.

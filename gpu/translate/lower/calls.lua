@@ -1,6 +1,7 @@
 -- calls.lua: finds out what is called and evaluates its arguments.
 
 local builtins = require "tidepool.translate.builtins"
+local callees = require "tidepool.translate.lower.callees"
 local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local facts = require "tidepool.translate.lower.facts"
@@ -143,16 +144,20 @@ local function place_of_caller(context)
 end
 
 local function nodes_of(L, at, values, fn)
-    local list = {}
+    local list, callee = {}, at.callee
+    local path = callee and (callee.static and callee.static.path or callees.path_of(callee)) or at.name
+    local what = path and path ~= "?" and ("'%s'"):format(path) or "a function of the library"
     for i, value in ipairs(values) do
         value = optional.settle(L, at, value)
         if value.t ~= "scalar" and (fn == error or fn == assert and i == 2) then
             refuse(L, at, "the message of %s is no text that a device has; it is made of texts that are known beforehand and of numbers, by .., "
                 .. "tostring and string.format", fn == error and "error" or "assert")
         end
-        if value.t == "object" or value.t == "element" then refuse(L, at, "a table as an argument of a library function; pass its fields") end
+        if value.t == "object" or value.t == "element" then refuse(L, at, "a table as an argument of %s; pass its fields or elements", what) end
         list[i] = value.t == "scalar" and value.node or value.t == "static" and fixed(L, at, value.static)
-        if not list[i] then refuse(L, at, "a function as an argument of a library function") end
+        if not list[i] then
+            refuse(L, at, "a function as an argument of %s, which on a device takes numbers; call the function and pass what it gives", what)
+        end
     end
     return list
 end

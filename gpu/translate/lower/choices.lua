@@ -117,6 +117,11 @@ end
 
 --- Fails where the key is none of those of the choice.
 function choices.check(L, node, choice)
+    if choice.is_chosen then
+        if not choice.may_be_none then return end
+        local is_one = nodes.binop(L, node, ">", choice.key, number(L, node, 0))
+        return nodes.check(L, node, is_one, { ("'%s' is nil, and is called"):format(choice.path) })
+    end
     local first, last = choice.cases[1].key, choice.cases[#choice.cases].key
     if choice.key.tag == "Name" and choice.key.var.assigned then return end -- of `either`
     local is_one = nodes.is_within(L, node, choice.key, number(L, node, first), number(L, node, last))

@@ -3,12 +3,13 @@
 --
 -- A class: is_table; fields by key, with those of a list's elements at "*"; order of the keys;
 -- meta: the metatable, a Static. Of what is no table: is_symbol: it is a text (symbols.lua);
--- is_boolean, has_number, has_others: it was given booleans, plain numbers, something of which
--- that is not known. Of a field: is_late: not all tables of its class are made with it; has_nil: it
--- was given nil. Of a list: has_list; from, to: the indexes that are written; counted:
--- elements that are written at indexes that nobody knows; appended: elements that are added at its
--- end; count: elements of its constructor; grows: not always as many; has_hole: an element of its
--- constructor is nil.
+-- is_boolean, has_number, has_others: it was given booleans, plain numbers, something of which that
+-- is not known. Of a field: is_late: not all tables of its class are made with it; has_nil: it was
+-- given nil. Of a list: has_list; from, to: the indexes that are written; counted: elements that
+-- are written at indexes that nobody knows; appended: elements that are added at its end; count:
+-- elements of its constructor; grows: not always as many; has_hole: an element of its constructor
+-- is nil; open: how long it gets is not known, the line of the loop that is the reason; has_holes:
+-- see holes.lua.
 
 local classes = {}
 
@@ -85,6 +86,7 @@ function unify(L, a, b)
     if a.count and b.count and a.count ~= b.count then a.grows = true end
     a.count = a.count or b.count
     if b.has_list then a.from, a.to = math.min(a.from, b.from), math.max(a.to, b.to) end
+    a.open, a.has_holes = a.open or b.open, a.has_holes or b.has_holes
     if b.appended then a.appended = math.max(a.appended or 0, b.appended) end
     if b.counted then a.counted = math.max(a.counted or 0, b.counted) end
     -- In order, so that the same function gives the same text each time, as kept programs need it.
@@ -150,6 +152,27 @@ function classes.extend(L, class, from, to)
     class = find(class)
     if from < class.from then class.from = from note_change(L) end
     if to > class.to then class.to = to note_change(L) end
+end
+
+-- Rounds in which lists that are as long as each other may get longer.
+local GROWTHS_MAX = 8
+
+--- The list's length is not known before it runs, since that of the loop in this line is not.
+function classes.open(L, class, line)
+    class = find(class)
+    if not class.open then classes.learn(L, class, "open", line) end
+end
+
+--- Notes how many elements are added to a list, in one of two ways: `what` is "appended" or
+--- "counted". A list that gets longer by its own length, perhaps by way of another list, does so in
+--- each round: its length is not known.
+function classes.lengthen(L, class, what, count, line)
+    class = find(class)
+    if class.open or count <= (class[what] or 0) then return end
+    class[what] = count
+    note_change(L)
+    if class.round ~= L.round then class.round, class.growths = L.round, (class.growths or 0) + 1 end
+    if class.growths > GROWTHS_MAX then classes.open(L, class, line) end
 end
 
 return classes

@@ -24,9 +24,29 @@ local copy, place_in
 -- Fields of which one may be named by a text that is not known.
 local FIELDS_MAX = 32
 
+-- Copies a list with all the room that it has, in which there may be holes.
+local function copy_room(L, at, to, from)
+    local list, source = to.storage.list, from.storage.list
+    if not source.there then return note_change(L) end
+    write_var(L, at, list.last, to.at, places.read_var(L, at, source.last, from.at))
+    write_var(L, at, list.n, to.at, places.read_var(L, at, source.n, from.at))
+    local var = new_local(L, "i", at)
+    var.range = { source.from, source.from + source.count - 1, true }
+    local key = name_of(L, at, var)
+    local _, body = nodes.aside(L, function()
+        local is_there = node_at(L, at, "Cell", { var = source.there, index = room_index(L, at, from, key) })
+        local target = room_index(L, at, to, key)
+        emit(L, node_at(L, at, "Put", { var = list.there, index = target, value = is_there }))
+        copy(L, at, object(list.element, target), value_of(L, at, source.element, room_index(L, at, from, key)))
+    end)
+    emit(L, node_at(L, at, "Fornum", { var = var, start = number(L, at, source.from), limit = number(L, at, source.from + source.count - 1),
+        body = body, start_range = var.range, limit_range = var.range }))
+end
+
 -- Copies a list: its bounds and elements.
 local function copy_list(L, at, to, from)
     local list = to.storage.list
+    if list.there then return copy_room(L, at, to, from) end
     local first, last = hold(L, at, first_of(L, at, from)), hold(L, at, last_of(L, at, from))
     if not list.is_fixed then
         write_var(L, at, list.first, to.at, first)
@@ -34,8 +54,7 @@ local function copy_list(L, at, to, from)
     end
     local var, outer = new_local(L, "i", at), L.out
     local source = from.storage.list
-    local class = find(source.class)
-    var.range = { class.from, class.to, true }
+    var.range = { source.from, source.from + source.count - 1, true }
     L.out = {}
     local key = name_of(L, at, var)
     copy(L, at, object(list.element, room_index(L, at, to, key)), value_of(L, at, source.element, room_index(L, at, from, key)))
@@ -108,7 +127,9 @@ function copy(L, at, to, value)
             if target then copy(L, at, target, index_value(L, at, value, { tag = type(key) == "number" and "Number" or "String", value = key,
                 line = at.line })) end
         end
-        if storage.list and not storage.list.is_fixed then
+        if storage.list and storage.list.there then
+            refuse(L, at, "'%s' is put into '%s', a list that may have holes; on a device fill that by a loop", static.path, storage.name)
+        elseif storage.list and not storage.list.is_fixed then
             write_var(L, at, storage.list.first, to.at, number(L, at, static.value[0] ~= nil and 0 or 1))
             write_var(L, at, storage.list.last, to.at, number(L, at, #static.value))
         end

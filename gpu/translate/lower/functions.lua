@@ -76,12 +76,16 @@ local function touches(L, fn, def, seen)
         end
         return false
     end
-    -- Is a text put somewhere, or compared with what is not known?
+    local function is_function(node)
+        local value, is_known = static_of(fn, node)
+        return node.tag == "Function" or node.tag == "Name" and node.var and node.var.bound or is_known and type(value) == "function"
+    end
+    -- Is a text, or a function, put somewhere, or a text compared with what is not known?
     local function has_text(node)
         local tag = node.tag
         if tag == "Local" or tag == "Assign" or tag == "Return" then
             for _, each in ipairs(node.exprs) do
-                local is_made = tag == "Local" and each.tag == "Binop" and each.op == ".." or tag == "Return" and each.tag == "Function"
+                local is_made = tag == "Local" and each.tag == "Binop" and each.op == ".." or tag == "Return" and is_function(each)
                 if each.tag == "String" or is_made then return true end
             end
         elseif tag == "Binop" and (node.op == "==" or node.op == "~=") then
@@ -98,15 +102,11 @@ local function touches(L, fn, def, seen)
         end
         return false
     end
-    local function is_function(node)
-        local value, is_known = static_of(fn, node)
-        return node.tag == "Function" or node.tag == "Name" and node.var and node.var.bound or is_known and type(value) == "function"
-    end
     -- Is a name given a function, as in `less = less or function(a, b) ... end`?
     local function gives_function(node)
         for _, each in ipairs(node.exprs) do
             while each.tag == "Paren" or each.tag == "Or" do each = each.expr or each.right end
-            if each.tag == "Function" or type((static_of(fn, each))) == "function" then return true end
+            if is_function(each) then return true end
         end
         return false
     end
@@ -114,6 +114,9 @@ local function touches(L, fn, def, seen)
         local tag = node.tag
         if tag == "Table" or tag == "Forin" or tag == "Vararg" or asks(node) or is_of_text(node) then return true end
         if tag == "Assign" and (shares(node, within) or gives_function(node)) then return true end
+        for i, var in ipairs(tag == "Local" and node.vars or {}) do
+            if var.assigned and node.exprs[i] and is_function(node.exprs[i]) then return true end
+        end
         if has_text(node) then return true end
         if tag == "Method" and node.object.tag ~= "String" and node.object.tag ~= "Paren" then
             local value, is_known = static_of(fn, node.object)

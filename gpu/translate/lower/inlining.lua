@@ -1,7 +1,9 @@
 -- inlining.lua: inlines functions at their calls.
 
+local choosers = require "tidepool.translate.lower.choosers"
 local defaults = require "tidepool.translate.lower.defaults"
 local functions = require "tidepool.translate.lower.functions"
+local holes = require "tidepool.translate.lower.holes"
 local lifting = require "tidepool.translate.lower.lifting"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
@@ -39,7 +41,9 @@ function inlining.inline(L, at, callee, values)
         local is_known = value.t ~= "scalar" or value.node.tag == "Nil" or symbols.is_text(value.node) and value.node.tag ~= "Symbol"
         local takes_default = is_known and not value.flag and not value.origin and defaults.of(L, def)[param]
         if takes_default then L.defaulted[takes_default] = scope end
-        if not param.assigned or takes_default then
+        if L.choosers[param] then
+            choosers.bind(L, at, scope, param, value)
+        elseif not param.assigned or takes_default then
             if value.t == "scalar" then
                 bound[param] = hold_value(L, at, value, param.name)
             else
@@ -47,6 +51,7 @@ function inlining.inline(L, at, callee, values)
             end
         elseif value.t == "scalar" then
             local var, flag = new_local(L, param.name, at, true), optional.flag_of(L, at, param, value)
+            var.sequence = holes.walks(L, param) and "next" or nil
             local given = symbols.stored(L, at, L.symbols, param, value.node, param.name)
             if flag and given.tag == "Nil" then
                 given = L.booleans[param] and node_at(L, at, "False", {}) or nodes.number(L, at, 0) -- nobody reads it
@@ -68,7 +73,7 @@ function inlining.inline(L, at, callee, values)
     end
     local outer_context, outer_out = L.context, L.out
     L.context = { fn = callee.fn, def = def, name = callee.name, caller = outer_context, call = at, returns = { values = {}, given = {}, count = 0 },
-        depth = #L.loops, serial = L.serial, varargs = varargs, asides = L.asides }
+        depth = #L.loops, serial = L.serial, varargs = varargs, asides = L.asides, call_scope = L.scope }
     for _, known in pairs(scope.known or {}) do known.context = L.context end
     scope.back = L.scope
     L.scope = scope
@@ -98,6 +103,9 @@ function inlining.inline(L, at, callee, values)
     else
         for _, line in ipairs(body) do emit(L, line) end
     end
+    for i, value in ipairs(returns.values) do
+        if value.t == "chooser" then returns.values[i] = choosers.value(L, at, value) end
+    end
     return returns.values
 end
 
@@ -107,7 +115,7 @@ function inlining.own_functions(name, text)
     for line in text:gmatch "[^\n]*" do lines[#lines + 1] = line end
     for i, def in ipairs(parse.chunk(text)) do
         list[i] = { t = "function", name = name, def = def,
-                    fn = { def = def, source = { file = name, lines = lines, upvalues = {} }, env = {}, outside = {} } }
+                    fn = { def = def, is_own = true, source = { file = name, lines = lines, upvalues = {} }, env = {}, outside = {} } }
     end
     return unpack(list)
 end

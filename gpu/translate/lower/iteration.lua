@@ -5,6 +5,7 @@ local calls = require "tidepool.translate.lower.calls"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local facts = require "tidepool.translate.lower.facts"
+local holes = require "tidepool.translate.lower.holes"
 local loops = require "tidepool.translate.lower.loops"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
@@ -99,12 +100,36 @@ local function follow_length(L, node, base, length, index)
     emit(L, nodes.if_statement(L, node, nodes.all_of(L, node, { is_last, has_grown }), { failure }))
 end
 
+-- A loop over the elements of a list that may have holes. `is_list`: up to the first of these.
+local function over_holes(L, node, base, is_list, label)
+    local list = base.storage.list
+    local from, to = is_list and 1 or list.from, list.from + list.count - 1
+    return numeric_loop(L, node, node.vars[1], number(L, node, from), number(L, node, to), nil, function(new)
+        open_scope(L)
+        bind_counter(L, node, node.vars[1], new)
+        local key = name_of(L, node, new)
+        local is_there = holes.has(L, node, base, key)
+        local function body()
+            if node.vars[2] then bind(L, node, node.vars[2], index_value(L, node, base, key)) end
+            block(L, node.body)
+        end
+        if is_list then
+            emit(L, nodes.if_statement(L, node, node_at(L, node, "Unop", { op = "not", expr = is_there }), { node_at(L, node, "Break", {}) }))
+            body()
+        else
+            emit(L, nodes.if_statement(L, node, is_there, select(2, nodes.aside(L, body))))
+        end
+        close_scope(L)
+    end, label)
+end
+
 -- A loop over the elements of a list, from 1. `label`: where `break` goes to, if not behind the
--- loop. Gives what is known of the loop.
-local function over_list(L, node, base, given, label)
+-- loop; `is_all`: with what is behind a hole, as pairs. Gives what is known of the loop.
+local function over_list(L, node, base, given, label, is_all)
     local length
     if base.t == "object" then
         make_list(L, base.storage.class)
+        if base.storage.list and base.storage.list.there then return over_holes(L, node, base, not is_all, label) end
         if not base.storage.list then length = number(L, node, 1) end
     end
     length = length or expression.Unop(L, { tag = "Unop", op = "#", line = node.line, expr = given }).node
@@ -265,13 +290,11 @@ local function over_object(L, node, base, given, is_list)
         items[i] = { key = scalar(at), value = function() return index_value(L, node, base, at) end }
     end
     if not is_list and #fields > 0 and #fields == #class.order and not class.has_list then return unrolled(L, node, items) end
-    if not is_list and class.has_list and class.from < 1 then
-        refuse(L, node, "pairs of '%s', which begins at %d; use a numeric for", base.storage.name, class.from)
-    end
-    if #fields == 0 then return over_list(L, node, base, given) end
+    if not is_list and class.has_list and class.from < 1 then holes.note(L, class) end
+    if #fields == 0 then return over_list(L, node, base, given, nil, not is_list) end
     local label = new_label(L, node)
     local loop, lines = nodes.aside(L, function()
-        local loop = over_list(L, node, base, given, label)
+        local loop = over_list(L, node, base, given, label, true)
         unrolled(L, node, items)
         return loop
     end)

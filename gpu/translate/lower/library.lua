@@ -2,6 +2,7 @@
 
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
+local holes = require "tidepool.translate.lower.holes"
 local inlining = require "tidepool.translate.lower.inlining"
 local nodes = require "tidepool.translate.lower.nodes"
 local places = require "tidepool.translate.lower.places"
@@ -40,22 +41,18 @@ function library.setmetatable(L, node, values)
     return { target }
 end
 
--- How often a statement here can be run at most, for one time that the storage is made.
-local function times_here(L, at, storage, is_optional)
-    local times = 1
+-- How often a statement here can be run at most, for one time that the storage is made; or nil, and
+-- the loop of which that is not known.
+local function times_here(L, storage)
+    local times, open = 1, nil
     for i = storage.loops + 1, #L.loops do
         local loop = L.loops[i]
-        if not loop.times and is_optional then return end
-        if not loop.times and loop.is_recursion then
-            refuse(L, at, "'%s' grows in '%s', which calls itself, and how far is not known before it runs; give a bound, as in recursion_limit = 16",
-                storage.name, loop.is_recursion)
-        end
-        if not loop.times then
-            refuse(L, at, "'%s' grows in the loop of line %d, whose number of turns is not known before it runs; give the loop a constant limit",
-                storage.name, loop.line)
-        end
+        if not loop.times then return nil, loop end
+        open = open or loop.is_open and loop
         times = times * loop.times
     end
+    -- As often as a list is long of which that is not known: so many are hardly meant.
+    if open and times > L.open_room then return nil, open end
     return times
 end
 library.times_here = times_here
@@ -68,16 +65,21 @@ local function append_place(L, at, place)
         note_change(L)
     end
     local root = place.storage
-    root.appended = (root.appended or 0) + times_here(L, at, root.root)
-    if root.appended > (class.appended or 0) then
-        class.appended = root.appended
-        note_change(L)
+    local times, loop = times_here(L, root.root)
+    if times then
+        root.appended = (root.appended or 0) + times
+        classes.lengthen(L, class, "appended", root.appended, at.line)
+    elseif loop.is_recursion then
+        refuse(L, at, "'%s' grows in '%s', which calls itself, and how far is not known before it runs; give a bound, as in recursion_limit = 16",
+            root.root.name, loop.is_recursion)
+    else
+        classes.open(L, class, loop.line)
     end
     local list = root.list
     if not list or list.is_fixed then return end
     local last = hold(L, at, binop(L, at, "+", last_of(L, at, place), number(L, at, 1)), "last")
-    check(L, at, binop(L, at, "<", last, number(L, at, list.from + list.count)), { "index ", (" of '%s' has no room there"):format(root.name) }, last)
-    write_var(L, at, list.last, place.at, last)
+    check(L, at, binop(L, at, "<", last, number(L, at, list.from + list.count)), places.no_room(place), not class.open and last)
+    if list.there then holes.put(L, at, place, last) else write_var(L, at, list.last, place.at, last) end
     return object(list.element, hold(L, at, room_index(L, at, place, last), "at"))
 end
 library.append_place = append_place
@@ -142,6 +144,7 @@ function library.remove(L, node, values)
     local function take()
         if at then inline(L, node, move_to_end, values) end
         value = value_of(L, node, list.element, hold(L, node, room_index(L, node, place, last), "at"))
+        if list.there then return holes.take(L, node, place, last) end
         write_var(L, node, list.last, place.at, binop(L, node, "-", last, number(L, node, 1)))
     end
     if not is_asked then

@@ -3,6 +3,7 @@
 
 local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
+local holes = require "tidepool.translate.lower.holes"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
@@ -119,8 +120,10 @@ local function locals_of(storage, list)
         if storage.fields[key] then locals_of(storage.fields[key], list) end
     end
     if storage.list then
-        list[#list + 1] = storage.list.first
-        list[#list + 1] = storage.list.last
+        local last = storage.list.last
+        list[#list + 1] = storage.list.first or storage.list.n
+        list[#list + 1] = last
+        list[#list + 1] = last and storage.list.there
         locals_of(storage.list.element, list)
     end
     return list
@@ -168,6 +171,7 @@ function arguments.bind(L, at, lift, scope, i, value)
         scope.vars[param] = value
     else
         local var = new_local(L, param.name, { line = param.line }, param.assigned)
+        var.sequence = (not param.assigned or holes.walks(L, param)) and "next" or nil
         made.params[#made.params + 1] = var
         if param.assigned then L.ranges[param] = false end
         local own = flag

@@ -8,7 +8,7 @@ local ranges = require "tidepool.translate.lower.ranges"
 local scopes = require "tidepool.translate.lower.scopes"
 local walk = require "tidepool.translate.lower.walk"
 
-local range_of = ranges.range_of
+local full_range_of, range_of = ranges.full_range_of, ranges.range_of
 local aside, emit, if_statement, new_local, node_at = nodes.aside, nodes.emit, nodes.if_statement, nodes.new_local, nodes.node_at
 local close_scope, open_scope = scopes.close_scope, scopes.open_scope
 local truth_of = facts.truth_of
@@ -52,23 +52,39 @@ statement["Repeat"] = function(L, node)
     emit(L, node_at(L, node, "Repeat", { body = body, cond = cond }))
 end
 
+-- The range of a loop's counter, and how often it runs at most; nil where that is not known.
+local function counted(from, to, by)
+    if not from or not to then return end
+    if not by or by[1] <= 0 and by[2] >= 0 then -- a step that may be any
+        return { math.min(from[1], to[1]), math.max(from[2], to[2]), false }
+    end
+    local low, high = by[1] > 0 and from[1] or to[1], by[1] > 0 and to[2] or from[2]
+    return { low, math.max(low, high), from[3] and by[3] or false },
+        math.max(0, math.floor((high - low) / math.min(math.abs(by[1]), math.abs(by[2]))) + 1)
+end
+
 -- A numeric loop over what `body` writes with the counter. `label`: where `break` goes to, if not
 -- behind the loop. Gives what is known of the loop.
 local function numeric_loop(L, node, var, start, limit, step, body, label)
-    local from, to, by = range_of(L, start), range_of(L, limit), step and range_of(L, step) or { 1, 1, true }
-    local new, counter = new_local(L, var.name, node, var.assigned), nil
-    local loop = { line = node.line, is_unrolled = label ~= nil, label = label }
-    if from and to and by and (by[1] > 0 or by[2] < 0) then
-        local low, high = by[1] > 0 and from[1] or to[1], by[1] > 0 and to[2] or from[2]
-        counter = { low, math.max(low, high), from[3] and by[3] or false }
-        loop.times = math.max(0, math.floor((high - low) / math.min(math.abs(by[1]), math.abs(by[2]))) + 1)
-    end
+    local from, to, by = full_range_of(L, start), full_range_of(L, limit), { 1, 1, true }
+    if step then by = full_range_of(L, step) end
+    local new = new_local(L, var.name, node, var.assigned)
+    local lengths = ranges.merged(ranges.lengths_of(start), ranges.lengths_of(limit))
+    local loop = { line = node.line, is_unrolled = label ~= nil, label = label, is_open = ranges.is_open(lengths) }
+    local counter
+    counter, loop.times = counted(from, to, by)
     if not var.assigned then
         new.is_plain = true
-        new.is_of_length = ranges.is_of_length(start) or ranges.is_of_length(limit)
         new.range, new.is_number, new.loop = counter, true, not counter and node.line or nil
+        if lengths and counter then
+            new.lengths, new.full = lengths, counter
+            new.range = counted(range_of(L, start), range_of(L, limit), by) or counter
+        end
     end
-    local list = in_loop(L, loop, function() body(new) end)
+    local list = in_loop(L, loop, function()
+        new.sequence, new.turn = not var.assigned and by and math.abs(by[1]) == 1 and by[1] == by[2] and "next" or nil, L.asides
+        body(new)
+    end)
     emit(L, node_at(L, node, "Fornum", { var = new, start = start, limit = limit, step = step, body = list, start_range = from, limit_range = to }))
     return loop
 end

@@ -11,14 +11,23 @@ local ranges = require "tidepool.translate.lower.ranges"
 
 local nodes = {}
 
-local is_rough, open_loop, range_of = ranges.is_rough, ranges.open_loop, ranges.range_of
+local is_rough, open_loop = ranges.is_rough, ranges.open_loop
+
+-- The text and the line of a node, and the function that it is in. Of a node in a text of our own
+-- (inlining.lua), as that of table.insert: of its call.
+local function place_of(L, at)
+    local context, source = L.context, at.source
+    while context and context.fn.is_own do
+        at, context, source = context.call, context.caller, nil
+    end
+    return source or context and context.fn.source or L.fn.source, at.line, context
+end
 
 function nodes.refuse(L, at, format, ...)
-    local fn = at.source and { source = at.source } or L.context and L.context.fn or L.fn
-    local name = L.context and L.context.name
+    local source, line, context = place_of(L, at)
+    local name = context and context.name
     local inside = name and name ~= L.name and (" in '%s':"):format(name) or ""
-    error({ refusal = ("%s:%d: gpu function%s:%s %s"):format((fn.source or at.source).file, at.line, L.name and (" '%s'"):format(L.name) or "",
-        inside,
+    error({ refusal = ("%s:%d: gpu function%s:%s %s"):format(source.file, line, L.name and (" '%s'"):format(L.name) or "", inside,
         format:format(...)) }, 0)
 end
 
@@ -126,8 +135,9 @@ function hold(L, at, node, name)
     if is_stable(node) then return node end
     if node.tag == "Symbol" then return node_at(L, at, "Symbol", { node = hold(L, at, node.node, name), is_char = node.is_char }) end
     local var = new_local(L, name or "t", at)
-    var.range, var.is_rough, var.loop = range_of(L, node), is_rough(node), open_loop(node)
-    var.is_boolean, var.is_plain, var.is_of_length = is_boolean(node), is_plain(node), ranges.is_of_length(node)
+    var.is_rough, var.loop = is_rough(node), open_loop(node)
+    var.is_boolean, var.is_plain = is_boolean(node), is_plain(node)
+    ranges.bound(L, var, node)
     emit(L, node_at(L, at, "Local", { vars = { var }, exprs = { node } }))
     return name_of(L, at, var)
 end
@@ -137,7 +147,7 @@ nodes.hold = hold
 function nodes.hold_before(L, at, mark, node)
     local inner = node.tag == "Symbol" and node.node or node
     local var = new_local(L, "t", at)
-    var.range = range_of(L, inner)
+    ranges.bound(L, var, inner)
     table.insert(L.out, mark + 1, node_at(L, at, "Local", { vars = { var }, exprs = { inner } }))
     local name = name_of(L, at, var)
     return inner == node and name or node_at(L, at, "Symbol", { node = name, is_char = node.is_char })
@@ -153,7 +163,8 @@ function nodes.hold_value(L, at, value, name)
 end
 
 local function error_statement(L, at, text, detail)
-    local message = node_at(L, at, "String", { value = ("%s:%d: %s"):format((at.source or L.context.fn.source).file, at.line, text[1]) })
+    local source, line = place_of(L, at)
+    local message = node_at(L, at, "String", { value = ("%s:%d: %s"):format(source.file, line, text[1]) })
     if detail then
         message = binop(L, at, "..", message, binop(L, at, "..", detail, node_at(L, at, "String", { value = text[2] })))
     end

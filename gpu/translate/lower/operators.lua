@@ -1,6 +1,7 @@
 -- operators.lua: evaluates operators, also those of metatables.
 
 local calls = require "tidepool.translate.lower.calls"
+local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
@@ -28,6 +29,8 @@ local after, expr_scalar = expressions.after, expressions.expr_scalar
 local inline = inlining.inline
 local expr_list, meta_of = calls.expr_list, calls.meta_of
 local text_of = texts.text_of
+
+local FUNCTIONS = "'%s' of a function; on a device functions are only called, compare numbers or texts that say which one it is"
 
 local METAMETHODS = { ["+"] = "__add", ["-"] = "__sub", ["*"] = "__mul", ["/"] = "__div", ["%"] = "__mod", ["^"] = "__pow", ["<"] = "__lt",
                       ["<="] = "__le" }
@@ -76,6 +79,7 @@ local function equality(L, node)
     local values = expr_list(L, { left, right })
     for i, value in ipairs(values) do
         optional.demand(L, value)
+        if choices.is_function(value) then refuse(L, node, FUNCTIONS, node.op) end
         if value.t ~= "scalar" then refuse(L, node, "'%s' of a table; compare its fields", node.op) end
         values[i] = nodes.hold_value(L, node, value)
     end
@@ -151,6 +155,7 @@ function expression.Binop(L, node)
         if node.op == ".." then a, b = hold(L, node, a), hold(L, node, b) end -- a text, see is_stable
         return scalar(binop(L, node, node.op, a, b))
     end
+    if choices.is_function(left) or choices.is_function(right) then refuse(L, node, FUNCTIONS, node.op) end
     local op, a, b = node.op, left, right
     if op == ">" or op == ">=" then op, a, b = op == ">" and "<" or "<=", right, left end
     local event = METAMETHODS[op]
@@ -172,7 +177,12 @@ function expression.Unop(L, node)
                 local list = value.storage.list
                 if list.is_fixed then return scalar(number(L, node, list.length)) end
                 local last = hold(L, node, last_of(L, node, value), "length")
-                if last.var then last.var.range, last.var.is_of_length = { 0, class.to, true }, list.from + list.count - 1 > class.to end
+                if last.var then
+                    last.var.sequence = "fixed"
+                    local top = list.from + list.count - 1
+                    last.var.range = { 0, math.max(class.to, 0), true }
+                    if top > class.to then last.var.full, last.var.lengths = { 0, top, true }, { class } end
+                end
                 return scalar(last)
             end
             if class.grows or places.is_open(class) then make_list(L, class) return scalar(number(L, node, 0)) end

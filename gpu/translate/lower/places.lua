@@ -13,12 +13,13 @@ local symbols = require "tidepool.translate.lower.symbols"
 local places = {}
 
 local find, note_change = classes.find, classes.note_change
-local is_inside, range_of = ranges.is_inside, ranges.range_of
+local is_inside = ranges.is_inside
 local all_of, binop, check, emit, is_whole, name_of = nodes.all_of, nodes.binop, nodes.check, nodes.emit, nodes.is_whole, nodes.name_of
 local new_local, node_at, number, refuse, scalar = nodes.new_local, nodes.node_at, nodes.number, nodes.refuse, nodes.scalar
 
 local ROOM_MAX = 4096      -- elements of all lists of a function
 places.ROOM_MAX = ROOM_MAX
+local OPEN_ROOM_MIN = 16
 local DEPTH_MAX = 16       -- tables in each other
 
 local function declare(L, at, name, size, class)
@@ -33,6 +34,10 @@ local function declare(L, at, name, size, class)
     if size then
         L.room = L.room + size
         if L.room > ROOM_MAX then
+            if L.open_room > OPEN_ROOM_MIN then -- for lists of unknown length, if there are some
+                L.open_room = L.open_room / 2
+                note_change(L)
+            end
             refuse(L, at, "'%s': the lists of this function would have more than %d elements; capture a typed array (tidepool.array)", name, ROOM_MAX)
         end
         emit(L, node_at(L, at, "Room", { var = var, size = size }))
@@ -70,9 +75,14 @@ local function new_storage(L, at, class, name, size, parent)
     if class.has_list then
         local to = math.max(class.to >= 1 and class.to or class.counted or 0, class.count or 0)
         local count = math.max(1, to + (class.appended or 0) - class.from + 1)
+        if class.open then count = math.max(count, L.open_room) end
         local list = { class = class, from = class.from, count = count, is_fixed = not class.grows and class.count ~= nil, length = class.count }
         storage.list = list
-        if not list.is_fixed then
+        if class.has_holes then
+            list.n = declare(L, at, "number of elements of " .. name, size)
+            list.last = declare(L, at, "last of " .. name, size)
+            list.there = declare(L, at, "elements of " .. name, (size or 1) * count, { is_boolean = true })
+        elseif not list.is_fixed then
             list.first = declare(L, at, "first of " .. name, size)
             list.last = declare(L, at, "last of " .. name, size)
         end
@@ -87,6 +97,7 @@ local function read_var(L, at, var, index)
     if index then return node_at(L, at, "Cell", { var = var, index = index }) end
     return name_of(L, at, var)
 end
+places.read_var = read_var
 
 function places.write_var(L, at, var, index, value)
     if index then
@@ -115,7 +126,7 @@ function places.is_there(place, key)
         for _, each in pairs(part.fields) do
             if is_set(each) then return true end
         end
-        return part.list ~= nil and part.list.first ~= nil and part.list.first.is_set == true
+        return part.list ~= nil and part.list.last ~= nil and part.list.last.is_set == true
     end
     return not class.is_late or is_set(storage)
 end
@@ -132,16 +143,22 @@ function places.value_of(L, at, storage, index)
     return scalar(find(storage.class).is_symbol and symbols.wrap(L, at, read) or read, storage.class)
 end
 
--- The first and the last index of a list.
+-- The first and the last index of a list. One that may have holes (holes.lua) must have none now.
 local function first_of(L, at, place)
     local list = place.storage.list
-    return list.is_fixed and number(L, at, 1) or read_var(L, at, list.first, place.at)
+    return not list.first and number(L, at, 1) or read_var(L, at, list.first, place.at)
 end
 places.first_of = first_of
 
 local function last_of(L, at, place)
     local list = place.storage.list
-    return list.is_fixed and number(L, at, list.length) or read_var(L, at, list.last, place.at)
+    if list.is_fixed then return number(L, at, list.length) end
+    local last = read_var(L, at, list.last, place.at)
+    if list.there then
+        check(L, at, binop(L, at, "==", last, read_var(L, at, list.n, place.at)),
+            { ("'%s' has holes here, so its length is not defined; on a device it is a list only without them"):format(place.storage.name) })
+    end
+    return last
 end
 places.last_of = last_of
 
@@ -228,10 +245,26 @@ function places.note_copy(L, at, from, to)
     table.insert(target.copies, { storage = source, line = at.line })
 end
 
+--- What is wrong where an element has no room. Of a list of known length that cannot be, but for
+--- what recursion adds to it, which has a limit.
+function places.no_room(place)
+    local storage = place.storage
+    local list, line = storage.list, find(storage.class).open
+    if not line then return { "index ", (" of '%s' has no room there"):format(storage.name) } end
+    return { ("'%s' gets more than %d elements, for which a list has room on a device if the loop of line %d has no constant limit; give it one")
+        :format(storage.name, list.count, line) }
+end
+
 -- Checks that a list has an element with this index; nothing when that is known.
 function places.check_index(L, at, place, key)
     local list = place.storage.list
-    if list.is_fixed and is_inside(range_of(L, key), 1, list.length) and not ranges.is_of_length(key) then return end
+    if list.there then
+        local is_there = node_at(L, at, "Cell", { var = list.there, index = places.room_index(L, at, place, key) })
+        local is_one = nodes.is_within(L, at, key, number(L, at, list.from), number(L, at, list.from + list.count - 1))
+        return check(L, at, all_of(L, at, { is_one, is_there }), { "index ", (" of '%s' has no element, or is not a whole number"):format(
+            place.storage.name) }, key)
+    end
+    if list.is_fixed and is_inside(ranges.full_range_of(L, key), 1, list.length) then return end
     check(L, at, all_of(L, at, { binop(L, at, ">=", key, first_of(L, at, place)), binop(L, at, "<=", key, last_of(L, at, place)), is_whole(L, at,
         key) }),
         { "index ", (" of '%s' has no element, or is not a whole number"):format(place.storage.name) }, key)

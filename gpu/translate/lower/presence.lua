@@ -2,10 +2,12 @@
 -- that may not be there, as values with flags (optional.lua).
 
 local callees = require "tidepool.translate.lower.callees"
+local choosers = require "tidepool.translate.lower.choosers"
 local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local facts = require "tidepool.translate.lower.facts"
+local holes = require "tidepool.translate.lower.holes"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
@@ -20,11 +22,11 @@ local presence = {}
 
 local find = classes.find
 local peek, truth_of = facts.peek, facts.truth_of
-local aside, binop, emit, fixed, hold = nodes.aside, nodes.binop, nodes.emit, nodes.fixed, nodes.hold
+local aside, emit, fixed, hold = nodes.aside, nodes.emit, nodes.fixed, nodes.hold
 local if_statement, is_number, is_within = nodes.if_statement, nodes.is_number, nodes.is_within
 local name_of, new_local, node_at, number = nodes.name_of, nodes.new_local, nodes.node_at, nodes.number
 local refuse, scalar = nodes.refuse, nodes.scalar
-local first_of, last_of, room_index, value_of = places.first_of, places.last_of, places.room_index, places.value_of
+local room_index, value_of = places.room_index, places.value_of
 local cell_of_matrix, derived, from_zero = statics.cell_of_matrix, statics.derived, statics.from_zero
 local has_element, is_list_of_tables, matrix_of = statics.has_element, statics.is_list_of_tables, statics.matrix_of
 local index_value = elements.index_value
@@ -106,7 +108,7 @@ end
 local function element_presence(L, node, base, key)
     if base.t == "object" then
         local element = base.storage.list.element
-        return is_within(L, node, key, first_of(L, node, base), last_of(L, node, base)),
+        return holes.has(L, node, base, key),
             value_of(L, node, element, hold(L, node, room_index(L, node, base, key), "at"))
     elseif base.t == "static" then
         local value = base.static.value
@@ -140,7 +142,7 @@ local function of_next(L, node)
             refuse(L, node, "next of '%s', of which the field '%s' may not be there; give it all fields where it is made", base.storage.name, open)
         end
         if not base.storage.list then return node_at(L, node, "False", {}) end
-        return binop(L, node, ">=", last_of(L, node, base), first_of(L, node, base))
+        return holes.has_some(L, node, base)
     elseif base.t ~= "static" or type(base.static.value) ~= "table" then
         refuse(L, node, "next of something that is no table")
     end
@@ -165,6 +167,10 @@ end
 local function presence_of(L, node)
     while node.tag == "Paren" do node = node.expr end
     if node.tag == "Name" then
+        local known = node.var and scopes.lookup(L, node.var)
+        if known and known.t == "chooser" then
+            return choosers.is_there(L, node, known), { t = "choice" } -- of which only the truth is wanted
+        end
         local value = name_value(L, node)
         if value.t == "element" then return has_element(L, node, value.static, value.index), value end
         -- a result, or a local that is declared without a value

@@ -1,5 +1,11 @@
 -- ranges.lua: the least and the greatest value of an expression, { lo, hi, is_whole }; nil when not
 -- known.
+--
+-- Of a local: `range`, and where that is another one `full`. The first leaves out what is added to
+-- the ends of the lists in `lengths`, of which `#` bounds the local: it tells how far a list is
+-- written that is changed in a loop over itself. The second is always true.
+
+local classes = require "tidepool.translate.lower.classes"
 
 local bit = require "bit"
 
@@ -20,16 +26,44 @@ local function is_rough(node)
 end
 ranges.is_rough = is_rough
 
---- Does a length of a list bound the expression, whose range leaves out what is added to the list's
---- end? Such a range tells how far a list is written, but not that an index is one of its elements.
-local function is_of_length(node)
-    if node.tag == "Name" then return node.var ~= nil and node.var.is_of_length or false end
-    if node.tag == "Binop" then return is_of_length(node.left) or is_of_length(node.right) end
-    if node.tag == "Unop" or node.tag == "Paren" then return is_of_length(node.expr) end
-    for _, arg in ipairs(node.tag == "Call" and node.args or {}) do if is_of_length(arg) then return true end end
-    return (node.tag == "And" or node.tag == "Or") and (is_of_length(node.left) or is_of_length(node.right))
+--- Is one of the lists that of this class?
+function ranges.has_class(lengths, class)
+    for _, each in ipairs(lengths or {}) do
+        if classes.find(each) == classes.find(class) then return true end
+    end
+    return false
 end
-ranges.is_of_length = is_of_length
+
+-- Two lists of classes, as one; nil: none.
+local function merged(a, b)
+    if not a or not b or a == b then return a or b end
+    local list = { unpack(a) }
+    for _, class in ipairs(b) do
+        if not ranges.has_class(list, class) then list[#list + 1] = class end
+    end
+    return list
+end
+ranges.merged = merged
+
+--- The classes of the lists to which something is added, and whose lengths bound the expression;
+--- nil when there are none.
+local function lengths_of(node)
+    if node.tag == "Name" then return node.var and node.var.lengths end
+    if node.tag == "Unop" or node.tag == "Paren" then return lengths_of(node.expr) end
+    if node.left then return merged(lengths_of(node.left), lengths_of(node.right)) end
+    local list
+    for _, arg in ipairs(node.tag == "Call" and node.args or {}) do list = merged(list, lengths_of(arg)) end
+    return list
+end
+ranges.lengths_of = lengths_of
+
+--- Is one of the lists of unknown length?
+function ranges.is_open(lengths)
+    for _, each in ipairs(lengths or {}) do
+        if classes.find(each).open then return true end
+    end
+    return false
+end
 
 -- The line of the loop with an unknown limit whose counter the expression is, plus or minus
 -- something.
@@ -66,7 +100,7 @@ function range_of(L, node)
     local tag = node.tag
     if tag == "Number" then return { node.value, node.value, node.value == math.floor(node.value) } end
     if tag == "Paren" then return range_of(L, node.expr) end
-    if tag == "Name" then return node.var and node.var.range end
+    if tag == "Name" then return node.var and (L.wants_full and node.var.full or node.var.range) end
     if tag == "Fixed" then
         local value = node.static.value
         if type(value) ~= "number" or value ~= value or math.abs(value) > 2 ^ 31 then return end
@@ -105,6 +139,41 @@ function range_of(L, node)
     end
 end
 ranges.range_of = range_of
+
+--- The range that is always true.
+function ranges.full_range_of(L, node)
+    local outer = L.wants_full
+    L.wants_full = true
+    local range = range_of(L, node)
+    L.wants_full = outer
+    return range
+end
+
+--- How the expression goes on in a loop: "fixed", when it is known beforehand or a length, "next",
+--- when it goes from one whole number to the next; nil when that is not seen.
+function ranges.sequence_of(L, node)
+    local tag = node.tag
+    if tag == "Number" or tag == "Fixed" then return "fixed" end
+    if tag == "Paren" then return ranges.sequence_of(L, node.expr) end
+    if tag == "Name" then
+        local var = node.var
+        if not var then return end
+        if var.turn and var.turn ~= L.asides then return end -- perhaps not in each turn
+        return var.sequence
+    end
+    if tag ~= "Binop" or node.op ~= "+" and node.op ~= "-" then return end
+    local a, b = ranges.sequence_of(L, node.left), ranges.sequence_of(L, node.right)
+    if not a or not b or a == "next" and b == "next" then return end
+    return a == "fixed" and b or a
+end
+
+--- Takes down what is known of the value of a local that is never assigned again.
+function ranges.bound(L, var, node)
+    var.range, var.lengths = range_of(L, node), lengths_of(node)
+    var.full = var.lengths and ranges.full_range_of(L, node)
+    var.sequence, var.turn = ranges.sequence_of(L, node), nil
+    if var.sequence == "next" then var.turn = L.asides end
+end
 
 function ranges.is_inside(range, from, to)
     return range and range[3] and range[1] >= from and range[2] <= to

@@ -14,8 +14,9 @@ local new_storage, note_copy, object = places.new_storage, places.note_copy, pla
 local of_static = statics.of_static
 local copy = elements.copy
 
-local function lookup(L, var)
-    local scope = L.scope
+-- What a name stands for in a scope, that of the walk if none is given.
+local function lookup(L, var, scope)
+    scope = scope or L.scope
     while scope do
         local known = scope.vars[var]
         if known then return known end
@@ -129,6 +130,7 @@ function scopes.name_value(L, node)
         return value
     end
     if known.t == "scalar" then return optional.like(known, known.node) end
+    if known.t == "chooser" then return L.value_of_chooser(L, node, known) end
     return known
 end
 

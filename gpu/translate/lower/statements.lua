@@ -2,6 +2,8 @@
 -- nothing of the function comes behind the statement.
 
 local calls = require "tidepool.translate.lower.calls"
+local choices = require "tidepool.translate.lower.choices"
+local choosers = require "tidepool.translate.lower.choosers"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local expressions = require "tidepool.translate.lower.expressions"
@@ -91,8 +93,13 @@ local function new_result(L, node, i, value)
             var.is_guarded, var.is_boolean = missing, is_boolean(value.node)
             emit(L, node_at(L, node, "Local", { vars = { var }, exprs = {} }))
             known = { t = "result", var = var, symbol = marks[i] }
-        elseif value.t == "function" then
-            refuse(L, node, "a function as a result; on a device functions are called by their name")
+        elseif choices.is_function(value) then
+            local var = L.result_functions[key] or {}
+            L.result_functions[key] = var
+            var[i] = var[i] or { name = ("result %d of '%s'"):format(i, context.name or "a function") }
+            choosers.note(L, var[i])
+            known = choosers.new(L, node, context.call_scope, var[i])
+            known.known.has_nil = true -- of paths without it
         else
             L.results[key][i] = L.results[key][i] or new_class()
             find(L.results[key][i]).is_table = true
@@ -134,6 +141,7 @@ local function store_result(L, node, i, value)
     if known.flag then
         emit(L, node_at(L, node, "Assign", { targets = { name_of(L, node, known.flag) }, exprs = { optional.is_there(L, node, value) } }))
     end
+    if known.t == "chooser" then return choosers.write(L, node, known, value) end
     if known.text and marks[i] then return end -- the next round has a place for it
     if known.text or text then
         if known.text and value.t == "scalar" and (value.node.tag == "Symbol" or text and known.text ~= text.value) then

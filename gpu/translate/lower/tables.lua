@@ -5,6 +5,7 @@ local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local facts = require "tidepool.translate.lower.facts"
+local holes = require "tidepool.translate.lower.holes"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
@@ -12,7 +13,7 @@ local walk = require "tidepool.translate.lower.walk"
 
 local extend, field_class, find, new_class = classes.extend, classes.field_class, classes.find, classes.new_class
 local note_change = classes.note_change
-local hold_value, number, refuse = nodes.hold_value, nodes.number, nodes.refuse
+local hold_value, node_at, number, refuse = nodes.hold_value, nodes.node_at, nodes.number, nodes.refuse
 local new_storage, note_copy, object, room_index = places.new_storage, places.note_copy, places.object, places.room_index
 local write_var = places.write_var
 local copy = elements.copy
@@ -68,7 +69,15 @@ function expression.Table(L, node)
     end
     local storage = new_storage(L, node, class, name or "table")
     local place = object(storage)
-    if storage.list and not storage.list.is_fixed then
+    if storage.list and storage.list.there then
+        local n, last = 0, 0
+        for _, each in ipairs(given) do
+            local is_nil = each.value.t == "scalar" and each.value.node.tag == "Nil"
+            if type(each.key) == "number" and each.key >= 1 and not is_nil then n, last = n + 1, math.max(last, each.key) end
+        end
+        write_var(L, node, storage.list.n, nil, number(L, node, n))
+        write_var(L, node, storage.list.last, nil, number(L, node, last))
+    elseif storage.list and not storage.list.is_fixed then
         local low, high, count = at_index > 0 and 1 or math.huge, at_index > 0 and at_index or -math.huge, at_index
         for _, each in ipairs(given) do
             if type(each.key) == "number" and (each.key < 1 or each.key > at_index) then
@@ -76,7 +85,7 @@ function expression.Table(L, node)
             end
         end
         if count == 0 then low, high = 1, 0 end
-        if count ~= high - low + 1 then refuse(L, node, "a list with holes; on a device its elements follow one another") end
+        if count ~= high - low + 1 or low < 0 then holes.note(L, class) end
         write_var(L, node, storage.list.first, nil, number(L, node, low))
         write_var(L, node, storage.list.last, nil, number(L, node, high))
     end
@@ -98,14 +107,16 @@ function expression.Table(L, node)
         if class.has_list and type(each.key) == "number" then extend(L, class, each.key, each.key) end
         if is_nil and type(each.key) == "number" then
             class.has_hole = true
-            if class.has_list then refuse(L, node, "a list with nil in it; on a device its elements follow one another") end
+            if class.has_list then holes.note(L, class) end
         end
         if not is_nil then
             local target
             if storage.list and type(each.key) == "number" then
                 local list = storage.list
                 if each.key >= list.from and each.key < list.from + list.count then
-                    target = object(list.element, room_index(L, node, place, number(L, node, each.key)))
+                    local at = room_index(L, node, place, number(L, node, each.key))
+                    target = object(list.element, at)
+                    if list.there then write_var(L, node, list.there, at, node_at(L, node, "True", {})) end
                 end
             elseif storage.fields[each.key] then
                 target = object(storage.fields[each.key])
