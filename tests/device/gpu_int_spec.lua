@@ -313,7 +313,7 @@ describe("what a device cannot do with 64-bit integers is refused:", function()
     end
 
     it("a variable of two kinds", function()
-        local text = "return function(x) local h = 0 h = h * 31ULL + x return h end"
+        local text = "return function(x) local h = 0.5 h = h * 31ULL + x return h end"
         local ok, why = pcall(translate, assert(loadstring(text, "=int"))(), { name = "f", text_of = function() return text end })
         assert.is_false(ok)
         assert.equal("int:1: gpu function 'f': 'h' is a 64-bit integer (uint64) here and a number elsewhere; a variable has one type on a device; "
