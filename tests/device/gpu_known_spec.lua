@@ -95,37 +95,6 @@ describe("a function that is passed or not", function()
       end
       return s + f(y)
     end)
-  it("is refused where it may be one or another", function()
-    local function in_branch(x) local f = square if x > 5 then f = math.abs end return f(x) end
-    local function in_loop(x) local f = square for _ = 1, 3 do x = f(x) f = math.abs end return x end -- luacheck: ignore 311
-    local function skipped(x)
-      local f = square
-      if x > 5 then goto done end
-      f = math.abs
-      ::done::
-      return f(x)
-    end
-    local function left_early(x)
-      local f = square
-      local function change() if x > 5 then return end f = math.abs end
-      change()
-      return f(x)
-    end
-    local function in_turn(x)
-      local s = 0
-      for i = 1, 4 do
-        local f = square -- luacheck: ignore 311
-        if i > x then goto continue end
-        f = math.abs
-        s = s + f(x)
-        ::continue::
-      end
-      return s
-    end
-    for _, fn in ipairs { in_branch, in_loop, skipped, left_early, in_turn } do
-      assert.matches("'f' is a function, and is assigned to where that may not be run", refusal(fn))
-    end
-  end)
 end)
 
 describe("a length or a size that is known", function()

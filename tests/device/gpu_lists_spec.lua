@@ -342,6 +342,35 @@ describe("a local that is one of several functions", function()
       return f(x) * 3 + g(y)
     end)
 
+  same_in_lanes("also where a jump or a return leaves out that it is given another one",
+    function(x, y)
+      local f = one
+      if x > 5 then goto done end
+      f = two
+      ::done::
+      return f(y)
+    end,
+    function(x, y)
+      local f = one
+      local function change()
+        if x > 5 then return end
+        f = two
+      end
+      change()
+      return f(y)
+    end,
+    function(x, _)
+      local s = 0
+      for i = 1, 4 do
+        local f = one -- luacheck: ignore 311
+        if i > x then goto continue end
+        f = two
+        s = s + f(i)
+        ::continue::
+      end
+      return s
+    end)
+
   on_device("fails where it is nil", function()
     local message = error_of(function(x)
       local f
