@@ -3,6 +3,7 @@
 ---
 ---   build/tidepool [--workers N] bench/auto.lua [NAME]
 ---   build/tidepool [--workers N] bench/auto.lua small
+---   build/tidepool [--workers N] bench/auto.lua first
 ---
 --- Each round runs the three in random order (who comes after whom matters: workers that have just
 --- run something are awake); a row has the median of each in ms, the ratio of auto to the faster of
@@ -13,6 +14,12 @@
 --- `small` makes maps of 1,000 and of 10,000 inputs of functions that are new, six seconds of each:
 --- the medians of the first hundred, while auto does not know yet who is faster and nothing is
 --- compiled, and of the last hundred.
+---
+--- `first` is what a script pays, from its first map to its last: some maps of `20 roots` in a process
+--- of its own, with nothing compiled anywhere, and again with what is kept on disk then; with what
+--- compiling takes, of the device and of auto, also after the last map (a script that ends waits for
+--- what is being made). Medians of five processes each, in random order, in ms, and the ratio of
+--- auto to the better one of the others.
 ---
 --- Where the device is the processor, both are on the same cores, and auto can only choose. What a
 --- card would do, which takes time but no processor, and has memory of its own, shows
@@ -89,6 +96,44 @@ local function compare(took, first, last)
   local threads, device, auto = unpack(took)
   threads, device, auto = median { unpack(threads, first, last) }, median { unpack(device, first, last) }, median { unpack(auto, first, last) }
   return { threads, device, auto, auto / math.min(threads, device) }
+end
+
+if arg[1] == "one" then
+  local fn, xs = functions[3][2], inputs(tonumber(arg[3]))
+  local f = tidepool.App():func { gpu = arg[2] ~= "threads" and arg[2] or nil, returns = "double" } (fn)
+  for _ = 1, tonumber(arg[4]) do f:map(xs):array() end
+  return
+end
+
+--- How long a process runs for so many maps of n inputs, in seconds.
+local function process(who, n, maps, cache)
+  local command = ("XDG_CACHE_HOME=%s POCL_CACHE_DIR=%s/pocl %s %s one %s %d %d"):format(cache, cache, arg[-1], arg[0], who, n, maps)
+  local start = tidepool.now()
+  assert(os.execute(command) == 0)
+  return tidepool.now() - start
+end
+
+if arg[1] == "first" then
+  local cache = os.tmpname()
+  os.remove(cache)
+  print(("%-8s %9s %6s %10s %10s %10s %7s"):format("on disk", "items", "maps", "threads", "device", "auto", "ratio"))
+  for _, is_kept in ipairs { false, true } do
+    for _, each in ipairs { { 1e5, 1 }, { 1e5, 30 }, { 1e5, 300 }, { 1e6, 30 }, { 1e6, 100 }, { 1e7, 1 } } do
+      local took, words = { {}, {}, {} }, { "threads", "any", "auto" }
+      if is_kept then process("any", 1000, 1, cache) end
+      for _ = 1, 5 do
+        for _, who in ipairs(({ { 1, 2, 3 }, { 2, 3, 1 }, { 3, 1, 2 } })[math.random(3)]) do
+          if not is_kept then os.execute("rm -rf " .. cache) end
+          table.insert(took[who], process(words[who], each[1], each[2], cache))
+        end
+      end
+      os.execute("rm -rf " .. cache)
+      local threads, device, auto = median(took[1]), median(took[2]), median(took[3])
+      print(("%-8s %9d %6d %10.0f %10.0f %10.0f %7.2f"):format(is_kept and "yes" or "no", each[1], each[2], threads, device, auto,
+        auto / math.min(threads, device)))
+    end
+  end
+  return
 end
 
 if arg[1] == "small" then
