@@ -57,6 +57,25 @@ tp_program *tp_opencl_open_program(tp_executor *ex, unsigned device, const char 
     return program;
 }
 
+tp_program *tp_opencl_promise_program(tp_executor *ex, unsigned device, const char *source,
+                                      const char *options, const char *name, const char *function,
+                                      tp_error *err)
+{
+    tp_cl_pool *p = (tp_cl_pool *)ex;
+    tp_program *program = NULL;
+    tp_open_device open;
+    const tp_cl *cl = find_device(ex, device, err);
+    if (!cl)
+        return NULL;
+    uv_mutex_lock(&p->lock);
+    if (tp_cl_pool_open_device(p, cl, device, &open, err) == 0) {
+        program = tp_program_promise(&p->programs, &open, source, options, name, function, err);
+        tp_ref_drop(open.life);
+    }
+    uv_mutex_unlock(&p->lock);
+    return program;
+}
+
 int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_error *err)
 {
     tp_cl_pool *p = (tp_cl_pool *)ex;

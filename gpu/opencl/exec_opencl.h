@@ -16,6 +16,12 @@ tp_program *tp_opencl_open_program(tp_executor *ex, unsigned device, const char 
                                    const char *options, const char *name, tp_build_for who,
                                    char **log, tp_error *err);
 
+/* The same, but the program is only promised, unless it is there: the device's thread makes it when
+ * that is due for a job whose workers run it beside the device (tp_beside.promised). Any thread. */
+tp_program *tp_opencl_promise_program(tp_executor *ex, unsigned device, const char *source,
+                                      const char *options, const char *name, const char *function,
+                                      tp_error *err);
+
 /* Opens a device for use by hand (device.h). The caller holds out->life then. Any thread. */
 int tp_opencl_open(tp_executor *ex, unsigned device, tp_open_device *out, tp_error *err);
 

@@ -869,3 +869,51 @@ bool tp_launch_is_over(const tp_launch_queue *q, const tp_kernel *k)
 {
     return tp_life_is_over(k->programs[q->open.index]->open.life);
 }
+
+/* ---- warming up ---- */
+
+/* Sets argument i for a launch of no items, whose work items look at their number and at nothing
+ * else. */
+static cl_int pass_nothing(const tp_launch_queue *q, cl_kernel kernel, const tp_argument *a,
+                           unsigned i)
+{
+    const cl_ulong zero = 0;
+    const cl_mem none = NULL;
+    size_t size = sizeof none;
+    const void *value = &none;
+    switch (a->kind) {
+    case TP_ARG_FIRST:
+    case TP_ARG_COUNT: size = tp_type_size(a->type), value = &zero; break;
+    case TP_ARG_KEY:
+    case TP_ARG_INDEX: size = sizeof zero, value = &zero; break;
+    case TP_ARG_VALUE: size = a->size, value = &a->value; break;
+    default: break;
+    }
+    return q->open.cl->SetKernelArg(kernel, i, size, value);
+}
+
+void tp_launch_warm_up(tp_launch_queue *q, tp_kernel *k, uint32_t worker)
+{
+    const tp_cl *cl = q->open.cl;
+    tp_program *p = k->programs[q->open.index];
+    const uint64_t begun_ns = uv_hrtime();
+    tp_error ignored = { 0 };
+    tp_ready_kernel *e = follow(q, p, &ignored) == 0 ? get_kernel(q, p, &ignored) : NULL;
+    cl_int rc = e ? CL_SUCCESS : CL_INVALID_KERNEL;
+    for (unsigned i = 0; i < k->n_arguments && rc == CL_SUCCESS; i++)
+        rc = pass_nothing(q, e->kernel, &k->arguments[i], i);
+    if (rc != CL_SUCCESS)
+        return;
+    size_t local[] = { e->local, 1 };
+    size_t global[] = { (ROW_MAX + e->local - 1) / e->local * e->local, 1 };
+    if (p->widths)
+        tp_widths_begin(p->widths, global[0]);
+    rc = cl->EnqueueNDRangeKernel(q->queue, e->kernel, 1, NULL, global, local, 0, NULL, NULL);
+    tp_waiter_wait(q->waiter, cl, q->queue);
+    cl->Finish(q->queue);
+    if (p->widths)
+        tp_widths_end(p->widths);
+    const uint64_t ended_ns = uv_hrtime();
+    if (rc == CL_SUCCESS && ended_ns >= begun_ns + COMPILE_MIN_NS)
+        tp_program_note_build(p, TP_BUILD_LAUNCHED, worker, begun_ns, ended_ns);
+}

@@ -213,6 +213,11 @@ int tp_launch_run(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
 
 bool tp_launch_is_over(const tp_launch_queue *q, const tp_kernel *k);
 
+/* Launches a kernel of the translator's over no items, so that its driver does now what it does at
+ * the first launch: for PoCL that is half of compiling, and it has code for all widths then. What
+ * fails of it is left to the first launch of items. */
+void tp_launch_warm_up(tp_launch_queue *q, tp_kernel *k, uint32_t worker);
+
 /* Brings home what launches of the kernel have written to arrays, on any device. `q`: a queue to do
  * it with, whose `work` is set; NULL: none. */
 int tp_launch_bring_home(tp_launch_queue *q, const tp_kernel *k, tp_error *err);

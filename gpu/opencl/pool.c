@@ -68,6 +68,50 @@ static bool let_go(tp_cl_worker *w)
     return true;
 }
 
+/* Makes the program of a job whose workers run it until that is done, if there is one for which
+ * this is due, and does what its driver would do at the first launches, and after them. Called with
+ * the engine's lock held, which it releases meanwhile; false: there is none. */
+static bool make_promised(tp_cl_worker *w)
+{
+    tp_cl_pool *p = w->pool;
+    tp_job *job = tp_job_take_promise_locked(p->engine, &p->base, w->agent.site);
+    if (!job)
+        return false;
+    /* A script that ends meanwhile waits for it: else each run of it would begin anew. */
+    p->keeping++;
+    p->base.busy++; /* who waits for it to take items may wait for long */
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+    tp_kernel *k = ((tp_kernels *)tp_job_executor_data(job))->kernel;
+    tp_program *program = k->programs[w->runner.queue.open.index];
+    tp_built built = { 0 };
+    tp_error err = { 0 };
+    char *log = NULL;
+    const uint64_t begun_ns = uv_hrtime();
+    const tp_build_for who = { program->function, w->agent.worker.id, &built };
+    bool is_made = tp_program_make(program, who, &log, &err) == 0;
+    free(log);
+    if (is_made && built.ns) {
+        tp_launch_warm_up(&w->runner.queue, k, w->agent.worker.id);
+        tp_program_keep(program);
+        atomic_store_explicit(&program->untold_how, built.how, memory_order_relaxed);
+        atomic_store_explicit(&program->untold_ns, uv_hrtime() - begun_ns, memory_order_release);
+    } else if (!is_made) {
+        uv_mutex_lock(&p->lock);
+        tp_program_forget(&p->programs, program);
+        uv_mutex_unlock(&p->lock);
+    }
+    tp_job_end_promise(job, w->agent.site, is_made);
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    p->keeping--;
+    p->base.busy--;
+    uv_cond_broadcast(&p->idle.ended);
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+    tp_engine_wake_beside(p->engine);
+    tp_ref_drop(job);
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    return true;
+}
+
 /* A slice was run: what it has needed is given back by the second time from now on. */
 static void plan_trims(tp_cl_worker *w)
 {
@@ -109,6 +153,8 @@ static void serve(void *arg)
                 trim(w);
             continue;
         }
+        if (make_promised(w))
+            continue;
         if (has_run) {
             has_run = false;
             tp_idle_spin(&p->idle);

@@ -74,7 +74,8 @@ struct tp_cl_pool {
     /* ---- guarded by the engine's lock ---- */
     tp_lost *lost; /* see tp_opencl_lose */
     uint64_t hung; /* devices (bits) that ran nothing when that was tried last */
-    /* workers in keep_programs; when one leaves it, it wakes threads that wait for idle.ended */
+    /* workers in keep_programs or make_promised; when one leaves it, it wakes threads that wait for
+     * idle.ended */
     unsigned keeping;
 
     /* There is something left or lost, which has to be looked for. Written with the engine's lock

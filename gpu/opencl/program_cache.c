@@ -19,8 +19,10 @@ static void free_program(tp_ref *r)
     tp_program *p = (tp_program *)r;
     if (p->program)
         p->open.cl->ReleaseProgram(p->program);
+    uv_mutex_destroy(&p->making);
     tp_ref_drop(p->open.life);
     tp_ref_drop(p->widths);
+    free(p->options);
     free(p->name);
     free(p->function);
     free(p->text);
@@ -134,6 +136,31 @@ static char *get_log(const tp_cl *cl, cl_program program, cl_device_id id)
     return log;
 }
 
+/* The program of that text, or of that binary where there is one, not built yet. No life is buried
+ * meanwhile, with its context. CL_INVALID_CONTEXT: it is over. */
+static cl_program create(const tp_open_device *open, const char *source,
+                         const unsigned char *binary, size_t size, cl_int *rc)
+{
+    const tp_cl *cl = open->cl;
+    cl_program program = NULL;
+    cl_int status = CL_SUCCESS;
+    *rc = CL_INVALID_CONTEXT;
+    uv_mutex_lock(&open->life->lock);
+    if (!tp_life_is_over(open->life) && binary)
+        program = cl->CreateProgramWithBinary(open->context, 1, &open->device->id, &size, &binary,
+                                              &status, rc);
+    else if (!tp_life_is_over(open->life))
+        program = cl->CreateProgramWithSource(open->context, 1, &source, NULL, rc);
+    uv_mutex_unlock(&open->life->lock);
+    if (*rc == CL_SUCCESS && status == CL_SUCCESS)
+        return program;
+    if (*rc == CL_SUCCESS) {
+        cl->ReleaseProgram(program);
+        *rc = status;
+    }
+    return NULL;
+}
+
 /* Makes the program from its stored binary; NULL when that is not possible. */
 static cl_program load_kept(tp_program_cache *cache, const tp_open_device *open, const char *name,
                             const char *options)
@@ -148,19 +175,16 @@ static cl_program load_kept(tp_program_cache *cache, const tp_open_device *open,
              why.message);
     if (!binary)
         return NULL;
-    cl_int status = CL_SUCCESS, rc;
-    const unsigned char *bytes = binary;
-    cl_program program =
-        cl->CreateProgramWithBinary(open->context, 1, &d->id, &size, &bytes, &status, &rc);
+    cl_int rc;
+    cl_program program = create(open, NULL, binary, size, &rc);
     free(binary);
-    if (rc == CL_SUCCESS && status == CL_SUCCESS)
-        status = cl->BuildProgram(program, 1, &d->id, options, NULL, NULL);
-    if (rc == CL_SUCCESS && status == CL_SUCCESS)
-        return program;
+    if (program)
+        rc = cl->BuildProgram(program, 1, &d->id, options, NULL, NULL);
     if (rc == CL_SUCCESS)
+        return program;
+    if (program)
         cl->ReleaseProgram(program);
-    tp_error_set(&why, TP_ESYS, "%s refuses it: %s", d->name,
-                 tp_cl_error_name(rc != CL_SUCCESS ? rc : status));
+    tp_error_set(&why, TP_ESYS, "%s refuses it: %s", d->name, tp_cl_error_name(rc));
     tell(cache, TP_PROGRAM_STORE_BAD_FILE, why.message);
     return NULL;
 }
@@ -171,8 +195,8 @@ static cl_program build(const tp_open_device *open, const char *source, const ch
     const tp_cl *cl = open->cl;
     const tp_cl_device *d = open->device;
     cl_int rc;
-    cl_program program = cl->CreateProgramWithSource(open->context, 1, &source, NULL, &rc);
-    if (rc == CL_SUCCESS) {
+    cl_program program = create(open, source, NULL, 0, &rc);
+    if (program) {
         rc = cl->BuildProgram(program, 1, &d->id, options, NULL, NULL);
         if (rc == CL_SUCCESS)
             return program;
@@ -202,67 +226,148 @@ void tp_program_note_build(const tp_program *p, tp_build_how how, uint32_t worke
     tp_trace_write(trace, &e);
 }
 
+/* ---- promises ---- */
+
+/* Is it the one with that text on this device, in this life? */
+static bool is_same(const tp_program *p, const char *text, const tp_open_device *open)
+{
+    return strcmp(p->text, text) == 0 && p->open.life == open->life;
+}
+
+/* All of a program that needs memory; false when there is none. */
+static bool fill(tp_program *p, const tp_open_device *open, char *text, const char *options,
+                 const char *name, const char *function)
+{
+    p->text = text;
+    p->source = text + strlen(options) + strlen(name) + 2;
+    p->options = strdup(options);
+    p->name = strdup(name);
+    p->function = strdup(function);
+    for (const tp_program *o = p->cache->programs; o && !p->widths; o = o->next)
+        if (o->widths && strcmp(o->text, text) == 0)
+            p->widths = tp_ref_hold(o->widths);
+    bool needs_widths = open->device->type & CL_DEVICE_TYPE_CPU;
+    if (needs_widths && !p->widths)
+        p->widths = tp_widths_new();
+    if (p->cache->host->program_store.folder)
+        p->stored_name = new_kept_name(open->cl, open->device, text);
+    return p->options && p->name && p->function && (p->widths || !needs_widths);
+}
+
+tp_program *tp_program_promise(tp_program_cache *cache, const tp_open_device *open,
+                               const char *source, const char *options, const char *name,
+                               const char *function, tp_error *err)
+{
+    tp_program *p = NULL;
+    char *text = NULL;
+    if (asprintf(&text, "%s\n%s\n%s", options, name, source) < 0)
+        goto no_memory;
+    for (tp_program *o = cache->programs; o; o = o->next)
+        if (is_same(o, text, open)) {
+            free(text);
+            return tp_ref_hold(o);
+        }
+    p = calloc(1, sizeof *p);
+    if (!p || uv_mutex_init(&p->making)) {
+        free(p);
+        free(text);
+        goto no_memory;
+    }
+    tp_ref_init(&p->ref, &tp_program_type);
+    p->cache = cache;
+    p->open = *open;
+    tp_ref_hold(open->life);
+    atomic_init(&p->is_kept, false);
+    atomic_init(&p->state, TP_PROGRAM_PROMISED);
+    atomic_init(&p->untold_ns, 0);
+    atomic_init(&p->untold_how, TP_BUILD_READ);
+    if (!fill(p, open, text, options, name, function)) {
+        tp_ref_drop(p);
+        goto no_memory;
+    }
+    p->is_stored = p->stored_name && tp_program_store_has(&cache->host->program_store,
+                                                          p->stored_name);
+    p->next = cache->programs;
+    cache->programs = p;
+    return tp_ref_hold(p);
+no_memory:
+    tp_error_oom(err, "program");
+    return NULL;
+}
+
+tp_program_state tp_program_state_of(const tp_program *p)
+{
+    return (tp_program_state)atomic_load_explicit(&p->state, memory_order_acquire);
+}
+
+/* Gives the program to those who hold it. -1 with err set when its life is over: then nobody would
+ * give it back in time. */
+static int set_program(tp_program *p, cl_program program, tp_error *err)
+{
+    uv_mutex_lock(&p->open.life->lock);
+    p->program = program;
+    uv_mutex_unlock(&p->open.life->lock);
+    if (!tp_life_is_over(p->open.life))
+        return 0;
+    uv_mutex_lock(&p->open.life->lock);
+    if (p->program)
+        p->open.cl->ReleaseProgram(p->program);
+    p->program = NULL;
+    uv_mutex_unlock(&p->open.life->lock);
+    return tp_life_say_over(p->open.life, err);
+}
+
+int tp_program_make(tp_program *p, tp_build_for who, char **log, tp_error *err)
+{
+    const uint64_t begun_ns = uv_hrtime();
+    int rc = 0;
+    uv_mutex_lock(&p->making);
+    if (tp_program_state_of(p) == TP_PROGRAM_MADE)
+        goto out;
+    cl_program program = load_kept(p->cache, &p->open, p->stored_name, p->options);
+    const bool is_read = program != NULL;
+    if (!program)
+        program = build(&p->open, p->source, p->options, log, err);
+    rc = program ? set_program(p, program, err) : -1;
+    if (is_read)
+        atomic_store_explicit(&p->is_kept, true, memory_order_relaxed);
+    atomic_store_explicit(&p->state, rc ? TP_PROGRAM_FAILED : TP_PROGRAM_MADE,
+                          memory_order_release);
+    if (rc)
+        goto out;
+    const tp_build_how how = is_read          ? TP_BUILD_READ
+                             : p->stored_name ? TP_BUILD_KEPT
+                                              : TP_BUILD_NOT_KEPT;
+    const uint64_t ended_ns = uv_hrtime();
+    tp_program_note_build(p, how, who.worker, begun_ns, ended_ns);
+    if (who.built)
+        *who.built = (tp_built){ ended_ns - begun_ns + 1, how };
+out:
+    uv_mutex_unlock(&p->making);
+    return rc;
+}
+
+void tp_program_forget(tp_program_cache *cache, tp_program *p)
+{
+    tp_program **at = &cache->programs;
+    while (*at && *at != p)
+        at = &(*at)->next;
+    if (!*at)
+        return;
+    *at = p->next;
+    tp_ref_drop(p);
+}
+
 tp_program *tp_program_open(tp_program_cache *cache, const tp_open_device *open, const char *source,
                             const char *options, const char *name, tp_build_for who, char **log,
                             tp_error *err)
 {
-    const uint64_t begun_ns = uv_hrtime();
-    size_t n = strlen(options) + strlen(source) + strlen(name) + 3;
-    tp_program *made = calloc(1, sizeof *made), *result = NULL;
-    if (!made || !(made->text = malloc(n)) || !(made->name = strdup(name)) ||
-        !(made->function = strdup(who.function))) {
-        tp_error_oom(err, "program");
-        goto out;
-    }
-    snprintf(made->text, n, "%s\n%s\n%s", options, name, source);
-    for (tp_program *p = cache->programs; p; p = p->next)
-        if (strcmp(p->text, made->text) == 0) {
-            if (p->open.life == open->life) {
-                result = tp_ref_hold(p);
-                goto out;
-            }
-            if (p->widths && !made->widths)
-                made->widths = tp_ref_hold(p->widths);
-        }
-    if (open->device->type & CL_DEVICE_TYPE_CPU && !made->widths &&
-        !(made->widths = tp_widths_new())) {
-        tp_error_oom(err, "program");
-        goto out;
-    }
-    tp_ref_init(&made->ref, &tp_program_type);
-    made->cache = cache;
-    made->open = *open;
-    if (cache->host->program_store.folder)
-        made->stored_name = new_kept_name(open->cl, open->device, made->text);
-    made->program = load_kept(cache, open, made->stored_name, options);
-    atomic_init(&made->is_kept, made->program != NULL);
-    if (!made->program)
-        made->program = build(open, source, options, log, err);
-    if (!made->program)
-        goto out;
-    const tp_build_how how = atomic_load_explicit(&made->is_kept, memory_order_relaxed)
-                                 ? TP_BUILD_READ
-                             : made->stored_name ? TP_BUILD_KEPT
-                                                 : TP_BUILD_NOT_KEPT;
-    const uint64_t ended_ns = uv_hrtime();
-    tp_program_note_build(made, how, who.worker, begun_ns, ended_ns);
-    if (who.built)
-        *who.built = (tp_built){ ended_ns - begun_ns + 1, how };
-    tp_ref_hold(open->life);
-    made->next = cache->programs;
-    cache->programs = made;
-    result = tp_ref_hold(made);
-    made = NULL;
-out:
-    if (made) {
-        tp_ref_drop(made->widths);
-        free(made->text);
-        free(made->name);
-        free(made->function);
-        free(made->stored_name);
-        free(made);
-    }
-    return result;
+    tp_program *p = tp_program_promise(cache, open, source, options, name, who.function, err);
+    if (!p || tp_program_make(p, who, log, err) == 0)
+        return p;
+    tp_program_forget(cache, p);
+    tp_ref_drop(p);
+    return NULL;
 }
 
 void tp_program_cache_end(tp_program_cache *cache, const tp_life *life)
@@ -272,7 +377,8 @@ void tp_program_cache_end(tp_program_cache *cache, const tp_life *life)
         if (p->open.life == life) {
             *at = p->next;
             uv_mutex_lock(&p->open.life->lock);
-            p->open.cl->ReleaseProgram(p->program);
+            if (p->program) /* else it is only promised */
+                p->open.cl->ReleaseProgram(p->program);
             p->program = NULL;
             uv_mutex_unlock(&p->open.life->lock);
             tp_ref_drop(p);

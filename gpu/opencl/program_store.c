@@ -274,6 +274,19 @@ tp_program_store_status tp_program_store_read(const tp_program_store *place, con
     return status;
 }
 
+bool tp_program_store_has(const tp_program_store *place, const char *name)
+{
+    char file[FILE_NAME_SIZE];
+    tp_error ignored = { 0 };
+    int folder;
+    if (open_folder(&folder, place->folder, false, &ignored) != TP_PROGRAM_STORE_FINE)
+        return false;
+    name_file(file, name);
+    bool is_there = faccessat(folder, file, R_OK, 0) == 0;
+    close(folder);
+    return is_there;
+}
+
 /* ---- writing ---- */
 
 typedef struct entry {

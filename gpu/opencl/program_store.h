@@ -9,6 +9,7 @@
 
 #include "base/error.h"
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -31,6 +32,10 @@ typedef enum tp_program_store_status {
  * Any thread; other processes may read and write at the same time. */
 tp_program_store_status tp_program_store_read(const tp_program_store *place, const char *name,
                                               unsigned char **out, size_t *size, tp_error *why);
+
+/* Is there something under that name? Whether it can be used, only reading tells. As fast as asking
+ * for a file. Any thread. */
+bool tp_program_store_has(const tp_program_store *place, const char *name);
 
 /* Stores the program, whole or not at all, replacing what was there. */
 tp_program_store_status tp_program_store_write(const tp_program_store *place, const char *name,

@@ -15,6 +15,11 @@
  * twice as fast as they were. Now and then the slower one runs it for a small part of the time, in
  * case it was misjudged.
  *
+ * A site may have to make something first, a program, which takes long (tp_beside.promised).
+ * Workers have the job until then, and the site makes it when they have run the function for as
+ * long as that should take, or will have with what is left: nobody can know how often it will be
+ * run, and so it has taken some twice the time of the better choice at most.
+ *
  * As long as items are queued and none runs, an offer is to somebody; when a slice ends, it may
  * be to others than before, and they are woken (tp_job_wake, tp_engine_wake_beside). */
 #include "engine/job_private.h"
@@ -25,6 +30,7 @@ enum {
     LAUNCH_NS = 30 * 1000,  /* what a slice on a site costs beside its items */
     SHORT_NS = 10 * 1000,   /* in a worker's slice below this the items are little of the time */
     MEMORY_NS = 100 * 1000 * 1000, /* how long a time an average is taken over, at most */
+    FORESEEN_PART = 10,     /* what is left counts when this part of the time has been run */
     WORTH_NS = 200 * 1000,  /* workers run less than this before a site is known */
     TRIAL_NS = 1000 * 1000, /* what a site's first slice would take one worker, but for */
     TRIAL_MIN = 4096,       /* so many items, where they are not much of the job: */
@@ -34,20 +40,67 @@ enum {
      * long; each time after twice as long, and for twice as long, up to AGAIN_MAX times: a short
      * time shows less. */
     AGAIN_NS = 10 * 1000 * 1000, AGAIN_MAX = 64,
-    /* Runs that take less than AGAIN_NS are known as a whole, from when the inputs were there. The
-     * average goes on by one part in so many; one run counts as so many times what was known, at
-     * most; and no more is known than so many times what the last run took: it may have been kept
-     * waiting by something else, which says nothing of the next one, but not been too fast. */
-    RUN_NEW = 8, RUN_MOST = 4, RUN_LAST = 2,
+    /* Runs that take less than AGAIN_NS are known as a whole, from when the inputs were there, by
+     * the median of the last ones (TP_RUNS_KEPT). One run counts as so many times what was known,
+     * at most; and no more is known than so many times what the last run took: it may have been
+     * kept waiting by something else, which says nothing of the next one, but not been too fast. */
+    RUN_MOST = 4, RUN_LAST = 2,
     /* Each of both is tried so often, unless it should take so many times what the other one has;
      * and who has begun to run what is left runs it to the end if that takes so little. */
     RUNS_TRIED = 3, RUN_NEAR = 4, REST_NS = 1000 * 1000,
+    /* After that the slower one is tried again when one part in so many of the time of such runs
+     * has paid for what it takes longer; so trying costs no more than that part, and who was
+     * misjudged is found out after so many times what that seemed to save. */
+    CREDIT_PART = 25,
     WHOLE_NS = 500 * 1000   /* a trial takes a run of so little altogether */
 };
 
 bool tp_job_has_beside(const tp_job *job)
 {
     return job->beside.executor && job->sites;
+}
+
+uint64_t tp_job_made_sites(const tp_job *job)
+{
+    return job->sites & ~job->beside.promised;
+}
+
+bool tp_job_is_making_due(const tp_job *job)
+{
+    const tp_func *f = job->func;
+    if (!job->beside.executor || !(job->sites & job->beside.promised & ~job->making))
+        return false;
+    double left = job->total > 0 ? (double)job->total - (double)job->finished
+                                 : (double)job->queued;
+    double item_ns = f->worker_ns > 0 ? (double)f->worker_ns : f->item_ns;
+    double spent = f->durations.total_ns / job->beside.workers, made = (double)job->beside.make_ns;
+    /* a function's first items, which are not compiled yet, do not say what the others will take */
+    return spent >= made / FORESEEN_PART && spent + left * item_ns / job->beside.workers >= made;
+}
+
+tp_job *tp_job_take_promise_locked(tp_engine *e, const tp_executor *ex, uint64_t site)
+{
+    for (tp_job *job = e->jobs; job; job = job->next) {
+        bool is_here = job->beside.executor == ex && !job->is_cancelled &&
+                       job->sites & job->beside.promised & ~job->making & site;
+        if (is_here && tp_job_is_making_due(job)) {
+            job->making |= site;
+            return tp_ref_hold(job);
+        }
+    }
+    return NULL;
+}
+
+void tp_job_end_promise(tp_job *job, uint64_t site, bool is_made)
+{
+    uv_mutex_lock(&job->engine->lock);
+    job->making &= ~site;
+    job->beside.promised &= ~site;
+    if (is_made)
+        job->func->is_warm = true; /* its first launch compiles no more */
+    else
+        job->sites &= ~site;
+    uv_mutex_unlock(&job->engine->lock);
 }
 
 /* Items that the sites together run in a ns; 0: not known. */
@@ -66,12 +119,6 @@ static bool are_sites_faster(const tp_job *job)
     return sites_speed(job) * (double)job->func->worker_ns > job->beside.workers;
 }
 
-/* Does the slower one run the job now? */
-static bool is_again(const tp_job *job)
-{
-    return sites_speed(job) > 0 && job->func->until_trial_ns < 0;
-}
-
 /* The class of runs of n items. */
 static int class_of(uint64_t n)
 {
@@ -81,35 +128,76 @@ static int class_of(uint64_t n)
     return c < TP_RUN_CLASSES ? c : TP_RUN_CLASSES - 1;
 }
 
-/* What small runs take besides is known only when both were seen: waking up takes hardly anything,
- * or more than the items, or milliseconds beside other load. So whoever was not, but may be the
- * faster one, comes next: then it takes nothing, as it were. */
-static void see_as_whole(const tp_func *f, double n, int c, double *workers, double *sites)
+/* What an item takes in runs like those that were seen; 0: there was none. */
+static double seen_item_ns(const tp_runs *r)
 {
-    double seen[2] = { n * (double)f->run_ns[0][c], n * (double)f->run_ns[1][c] };
-    double known = seen[0] > 0 && seen[1] > 0 ? fmin(seen[0], seen[1]) : seen[0] + seen[1];
-    double *takes[2] = { workers, sites };
-    if (known <= 0 || known >= AGAIN_NS)
-        return;
-    bool is_tried = f->runs[0][c] >= RUNS_TRIED && f->runs[1][c] >= RUNS_TRIED;
-    for (int who = 0; who < 2; who++)
-        if (is_tried)
-            *takes[who] = seen[who];
-        else if (f->runs[who][c] < RUNS_TRIED && known < REST_NS && *takes[who] < RUN_NEAR * known)
-            *takes[who] = 1;
+    float sorted[TP_RUNS_KEPT];
+    for (unsigned i = 0; i < r->n; i++) {
+        unsigned at = i;
+        for (; at > 0 && sorted[at - 1] > r->item_ns[i]; at--)
+            sorted[at] = sorted[at - 1];
+        sorted[at] = r->item_ns[i];
+    }
+    return r->n ? fmin((double)sorted[(r->n - 1) / 2], RUN_LAST * (double)r->item_ns[r->last]) : 0;
 }
 
-/* What the workers together, and the sites together, would take for all that is queued. 0: not
- * known. */
-static void predict(const tp_job *job, double *workers, double *sites)
+/* Who is to run n items, the next ones of the job. */
+typedef struct choice {
+    double takes[2];   /* what the workers together, and the sites together, would take for all of
+                        * them; 0: not known */
+    bool to_sites;
+    bool is_whole; /* as a run that is known as a whole: the same one runs all of it */
+    bool is_tried; /* though the other one should be faster */
+} choice;
+
+/* What small runs take besides is known only when both were seen: waking up takes hardly anything,
+ * or more than the items, or milliseconds beside other load. So whoever was not, but may be the
+ * faster one, comes next. A few runs do not say that somebody is slower than its slices were: the
+ * first one may have waited for something else (2x+1 over a million: 8.3 ms, then 0.35; it took
+ * 185 runs at 0.9 to find that out). */
+static void choose_by_runs(const tp_func *f, double n, choice *c)
+{
+    const tp_class *k = &f->classes[class_of((uint64_t)n)];
+    double seen[2] = { n * seen_item_ns(&k->runs[0]), n * seen_item_ns(&k->runs[1]) };
+    double known = seen[0] > 0 && seen[1] > 0 ? fmin(seen[0], seen[1]) : seen[0] + seen[1];
+    if (known <= 0 || known >= AGAIN_NS)
+        return;
+    c->is_whole = true;
+    for (int who = 0; who < 2; who++) {
+        bool is_certain = k->runs[who].n >= RUNS_TRIED;
+        if (is_certain || (seen[who] > 0 && seen[who] < c->takes[who]))
+            c->takes[who] = seen[who];
+    }
+    int slower = c->takes[0] < c->takes[1];
+    for (int who = 0; who < 2; who++)
+        if (k->runs[who].n < RUNS_TRIED && known < REST_NS && c->takes[who] < RUN_NEAR * known) {
+            c->to_sites = who;
+            c->is_tried = who == slower;
+            return;
+        }
+    c->is_tried = (double)k->credit_ns > c->takes[slower] - c->takes[!slower];
+    c->to_sites = c->is_tried ? slower : !slower;
+}
+
+static choice choose(const tp_job *job, double n)
 {
     const tp_func *f = job->func;
-    double n = (double)job->queued, speed = sites_speed(job), all = n * (double)f->worker_ns;
+    double speed = sites_speed(job), all = n * (double)f->worker_ns;
     /* all workers but one have to wake up */
-    *workers = fmin(all, TP_SMALL_NS + all / job->beside.workers);
-    *sites = speed > 0 ? LAUNCH_NS + n / speed : 0;
-    if (job->beside.is_exclusive && speed > 0)
-        see_as_whole(f, n, class_of(job->queued), workers, sites);
+    choice c = { .takes = { fmin(all, TP_SMALL_NS + all / job->beside.workers),
+                            speed > 0 ? LAUNCH_NS + n / speed : 0 } };
+    c.to_sites = speed > 0 ? (c.takes[1] < c.takes[0]) != (f->until_trial_ns < 0)
+                           : c.takes[0] > WORTH_NS;
+    if (job->beside.is_exclusive && speed > 0 && (!job->since_ns || job->is_whole))
+        choose_by_runs(f, n, &c);
+    return c;
+}
+
+/* Does the slower one run the job now, to be measured by what its slices take? */
+static bool is_again(const tp_job *job)
+{
+    bool is_whole = job->since_ns ? job->is_whole : choose(job, (double)job->queued).is_whole;
+    return sites_speed(job) > 0 && job->func->until_trial_ns < 0 && !is_whole;
 }
 
 /* Can a site run what is next in the queue? Only numbers, and nothing that has failed before. */
@@ -126,10 +214,10 @@ static bool is_for_sites(const tp_job *job)
 tp_offer tp_job_offer(const tp_job *job)
 {
     const tp_offer to_workers = { .workers = true };
-    double workers, sites;
-    predict(job, &workers, &sites);
+    choice c = choose(job, (double)job->queued);
+    double workers = c.takes[0], sites = c.takes[1];
     bool is_busy = job->beside.executor->busy > job->at_sites; /* devices run other jobs */
-    if (!job->queue || workers <= 0 || !is_for_sites(job))
+    if (!job->queue || workers <= 0 || !tp_job_made_sites(job) || !is_for_sites(job))
         return to_workers;
     if (!job->beside.is_exclusive)
         return (tp_offer){ .workers = true,
@@ -137,8 +225,8 @@ tp_offer tp_job_offer(const tp_job *job)
                                               : workers > WORTH_NS };
     if (is_busy)
         return to_workers;
-    bool is_to_sites = sites > 0 ? (sites < workers) != is_again(job) : workers > WORTH_NS;
-    if (sites > 0 && job->since_ns && fmin(workers, sites) < REST_NS)
+    bool is_to_sites = c.to_sites;
+    if (sites > 0 && job->since_ns && (job->is_whole || fmin(workers, sites) < REST_NS))
         is_to_sites = job->is_since_sites;
     /* the first launch of a function is compiled, which takes long and says nothing */
     bool is_cold = sites <= 0 && !job->func->is_warm;
@@ -184,13 +272,15 @@ static void learn_time(float *known, float *seen, double all, uint32_t n)
  * began. */
 static void learn_run(const tp_job *job, double ns)
 {
-    int c = class_of(job->run_items);
-    float *known = &job->func->run_ns[job->is_since_sites][c];
-    uint8_t *runs = &job->func->runs[job->is_since_sites][c];
-    float each = (float)(ns / (double)job->run_items);
-    *runs += *runs < RUN_NEW;
-    *known += *known > 0 ? (fminf(each, RUN_MOST * *known) - *known) / *runs : each;
-    *known = fminf(*known, RUN_LAST * each);
+    tp_class *k = &job->func->classes[class_of(job->run_items)];
+    tp_runs *r = &k->runs[job->is_since_sites];
+    float known = (float)seen_item_ns(r), each = (float)(ns / (double)job->run_items);
+    r->last = r->n < TP_RUNS_KEPT ? r->n++ : (uint8_t)((r->last + 1) % TP_RUNS_KEPT);
+    r->item_ns[r->last] = known > 0 ? fminf(each, RUN_MOST * known) : each;
+    if (job->rival_ns > 0) /* what it has taken longer is to be paid for before the next trial */
+        k->credit_ns = fminf(0, k->credit_ns - (float)(ns - job->rival_ns));
+    else
+        k->credit_ns += (float)(ns / CREDIT_PART);
 }
 
 /* The faster one runs such jobs from now on, for a time that is longer each time. */
@@ -230,15 +320,18 @@ static void take_turns(tp_job *job, const tp_slice *s, double ns)
     }
 }
 
-void tp_job_begin_beside(tp_job *job, tp_slice *s, const tp_block *inputs, uint64_t now)
+void tp_job_begin_beside(tp_job *job, tp_slice *s, const tp_range *taken, uint64_t now)
 {
     bool at_sites = s->agent->site != 0;
     if (!job->since_ns || (job->running == 0 && job->is_since_sites != at_sites)) {
         /* a run of one of both, unless the other one has run some of it */
-        job->run_began_ns = job->since_ns ? 0 : inputs->ran.queued_ns;
+        job->run_began_ns = job->since_ns ? 0 : taken->block->ran.queued_ns;
         job->run_items = 0;
-        job->since_ns = now;
         job->is_since_sites = at_sites;
+        choice c = choose(job, (double)(job->queued + taken->count));
+        job->is_whole = !job->since_ns && c.is_whole;
+        job->rival_ns = c.is_whole && c.is_tried && c.to_sites == at_sites ? c.takes[!at_sites] : 0;
+        job->since_ns = now;
     }
     job->at_sites += at_sites;
     s->is_trial = is_again(job);
@@ -256,6 +349,15 @@ void tp_job_learn_beside(tp_job *job, const tp_slice *s, uint32_t n, uint64_t no
     bool is_alone = !job->beside.is_exclusive || job->is_since_sites == (site >= 0);
     if (s->is_cold || n == 0 || !is_alone)
         return;
+    /* nor does it say much what they take while the driver compiles beside them, or devices run
+     * something else */
+    bool is_disturbed = job->beside.is_exclusive && site < 0 && *known > 0 &&
+                        job->beside.executor->busy > job->at_sites;
+    if (is_disturbed) {
+        job->since_ns = now > job->since_ns ? now : job->since_ns;
+        job->run_began_ns = 0;
+        return;
+    }
     if (job->beside.is_exclusive) {
         /* all workers have had this time, as long as there was something for them to take */
         all = clock = now > job->since_ns ? (double)(now - job->since_ns) : 0;
@@ -269,13 +371,21 @@ void tp_job_learn_beside(tp_job *job, const tp_slice *s, uint32_t n, uint64_t no
     bool is_short = own < (site >= 0 ? 2 * LAUNCH_NS : SHORT_NS);
     if (site >= 0 && !is_short)
         all = fmax(all - LAUNCH_NS, all / 2);
+    float *seen = site >= 0 ? &f->site_seen_ns[site] : &f->worker_seen_ns;
     if (!is_short || *known <= 0 || all / n < (double)*known)
-        learn_time(known, site >= 0 ? &f->site_seen_ns[site] : &f->worker_seen_ns, all, n);
+        learn_time(known, seen, all, n);
+    /* What was seen before may have waited for something else: a trial slice of 8 ms, which has
+     * 0.01 of work, took more than a second to be outweighed by such trials. A worker's slice does
+     * not say what all of them take. */
+    if (site >= 0 && RUN_LAST * own / n < (double)*known) {
+        *known = (float)(RUN_LAST * own / n);
+        *seen = (float)own;
+    }
     if (!job->beside.is_exclusive || sites_speed(job) <= 0)
         return;
     if (!had_sites || were_faster != are_sites_faster(job))
         end_trial(f, false); /* what is known of them is not certain */
-    else
+    else if (!job->is_whole)
         take_turns(job, s, clock);
 }
 

@@ -274,7 +274,11 @@ static void wake_beside(tp_engine *e, const tp_job *own, const tp_agent *agent, 
             bool is_own = agent && job == own;
             bool has_workers = job->running > job->at_sites || (is_own && !agent->site);
             bool has_sites = job->at_sites > 0 || (is_own && agent->site);
-            if (!tp_job_has_beside(job) || (has_workers && has_sites))
+            if (!tp_job_has_beside(job))
+                continue;
+            if (tp_job_is_making_due(job))
+                w->beside = job->beside.executor;
+            if (has_workers && has_sites)
                 continue;
             tp_offer offer = tp_job_offer(job);
             if (offer.workers && !has_workers) {

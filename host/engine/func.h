@@ -25,7 +25,20 @@ typedef struct tp_durations {
     double total_ns, max_ns;
 } tp_durations;
 
-enum { TP_RUN_CLASSES = 32 };
+enum { TP_RUN_CLASSES = 32, TP_RUNS_KEPT = 5 };
+
+/* What an item took in each of the last runs of a class, of which `last` is the latest one. */
+typedef struct tp_runs {
+    float item_ns[TP_RUNS_KEPT];
+    uint8_t n, last;
+} tp_runs;
+
+/* Runs of a function of nearly the same length (beside.c): by workers, and by sites; and how long
+ * the slower one of both may take longer in the next trial. */
+typedef struct tp_class {
+    tp_runs runs[2];
+    float credit_ns;
+} tp_class;
 
 typedef struct tp_func {
     tp_ref ref;
@@ -46,9 +59,7 @@ typedef struct tp_func {
     float site_ns[64]; /* the same per site, indexed by the bit number of tp_agent.site */
     float worker_ns; /* the same for workers beside sites; 0: not known */
     float worker_seen_ns, site_seen_ns[64]; /* beside.c: how long a time shows in those two */
-    /* the same for whole runs of up to 2, 4, 8... items, by workers or by sites, and of how many */
-    float run_ns[2][TP_RUN_CLASSES];
-    uint8_t runs[2][TP_RUN_CLASSES];
+    tp_class classes[TP_RUN_CLASSES]; /* of whole runs of up to 2, 4, 8... items */
     /* beside.c: for how long the faster one runs it before the slower one is tried again; then,
      * below 0, for how long that one is; and by how much these times have grown. */
     double until_trial_ns, trial_ns;

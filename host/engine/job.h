@@ -195,6 +195,10 @@ typedef struct tp_beside {
     tp_executor *executor;
     unsigned workers;  /* how many the job's own executor may have */
     bool is_exclusive; /* its sites compute on the processors that those workers run on */
+    /* Sites (bits) that can run nothing of it yet: they have to make something first, which takes
+     * some make_ns, and do when that is due (tp_job_take_promise_locked). */
+    uint64_t promised;
+    uint64_t make_ns;
     uint64_t late_ns; /* at least so long a site may take for a slice (late.c); 0: 5 s */
 } tp_beside;
 
@@ -521,6 +525,14 @@ void tp_job_finish(tp_slice *slice);
 /* The job cannot run at this site: no more slices of it are taken there. False when it was the last
  * site and nobody else runs it. */
 bool tp_job_leave_site(tp_job *job, uint64_t site);
+
+/* Locked. A job that promises something which an agent at that site is to make now, since workers
+ * have run the function for as long as that takes, or will have with what is left of the job; NULL:
+ * there is none. The caller holds it, and ends that (tp_job_end_promise). */
+tp_job *tp_job_take_promise_locked(tp_engine *e, const tp_executor *ex, uint64_t site);
+
+/* The site has made what the job needs there; or could not, and takes no part in it. */
+void tp_job_end_promise(tp_job *job, uint64_t site, bool is_made);
 
 /* A site has begun a slice: jobs that both workers and sites may run may now be for others than
  * those who were woken. Wakes them. tp_job_finish does the same, since the end of a slice tells

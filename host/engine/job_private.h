@@ -81,6 +81,7 @@ struct tp_job {
     size_t bytes;     /* of inputs that are not finished and results that are not handed out */
     unsigned running;  /* slices */
     unsigned at_sites; /* those of them that `beside` runs */
+    uint64_t making;   /* sites (bits of beside.promised) that make what they have promised */
     /* where one of both runs it at a time: since when what is finished next has been run, and
      * whether by sites; 0: nothing runs and nothing was to be taken (tp_job_begin_beside) */
     uint64_t since_ns;
@@ -88,6 +89,8 @@ struct tp_job {
     /* since when there was something to take, if only those have run it; 0: the others have, too */
     uint64_t run_began_ns;
     uint64_t run_items;    /* how many since then */
+    bool is_whole; /* it is a run that is known as a whole: who has begun it ends it */
+    double rival_ns; /* what the other one would take, if that should be faster; else 0 */
     uint32_t last_count; /* items of the last slice */
     double item_ns;      /* what an item takes; 0: not known */
     uint64_t left_ns;    /* since when the owner is away with results, see is_left; 0: it is here */
@@ -270,12 +273,18 @@ typedef struct tp_offer {
 } tp_offer;
 tp_offer tp_job_offer(const tp_job *job);
 
+/* The sites that can run something of the job. */
+uint64_t tp_job_made_sites(const tp_job *job);
+
+/* Has a site to be woken, to make what it has promised? */
+bool tp_job_is_making_due(const tp_job *job);
+
 /* How many of its queued items the agent may take at once; is_trial: it is to take as many, to be
  * measured. */
 double tp_job_share(const tp_job *job, const tp_agent *agent, bool *is_trial);
 
-/* The slice of such a job, of items of that block, begins. */
-void tp_job_begin_beside(tp_job *job, tp_slice *s, const tp_block *inputs, uint64_t now);
+/* The slice of such a job, of those items, begins. */
+void tp_job_begin_beside(tp_job *job, tp_slice *s, const tp_range *taken, uint64_t now);
 
 /* Nothing of such a job runs now, and nothing is to be taken. */
 void tp_job_rest_beside(tp_job *job);

@@ -41,7 +41,7 @@ void tp_job_wake(const tp_job *job, tp_wakes *w)
         return;
     tp_offer offer = tp_job_offer(job);
     w->takers = offer.workers ? w->takers : 0;
-    w->beside = offer.sites ? job->beside.executor : NULL;
+    w->beside = offer.sites || tp_job_is_making_due(job) ? job->beside.executor : NULL;
 }
 
 /* ---- the owner's coming and going; locked ----
@@ -587,7 +587,7 @@ static bool is_offered(const tp_job *job, const tp_executor *ex, uint64_t sites)
     bool is_own = job->executor == ex;
     if (!tp_job_has_beside(job))
         return is_own && (job->sites ? (job->sites & sites) != 0 : !sites || sites == UINT64_MAX);
-    if (!is_own && (job->beside.executor != ex || !(job->sites & sites)))
+    if (!is_own && (job->beside.executor != ex || !(tp_job_made_sites(job) & sites)))
         return false;
     tp_offer offer = tp_job_offer(job);
     return is_own ? offer.workers : offer.sites;
@@ -880,7 +880,7 @@ static tp_slice *take(tp_engine *e, tp_job *job, tp_agent *agent, uint64_t now)
     job->last_count = r->count > job->last_count / 4 ? r->count : job->last_count / 4;
     s->agent = agent;
     if (job->beside.executor)
-        tp_job_begin_beside(job, s, r->block, now);
+        tp_job_begin_beside(job, s, r, now);
     job->running++;
     job->func->running++;
     job->func->active += r->count;

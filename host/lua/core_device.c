@@ -185,6 +185,11 @@ static int l_device_shortages(lua_State *L)
 
 /* ---- programs and kernels of maps ---- */
 
+static void push_how(lua_State *L, int how)
+{
+    lua_pushstring(L, how == TP_BUILD_READ ? "read" : "compiled");
+}
+
 /* core.program.new(device number, source, options, kernel name, function's name) -> program and,
  * where it was not there before, "compiled" or "read" (from what is kept) and the seconds that this
  * took; or nil, a message, and the compiler's log */
@@ -217,7 +222,7 @@ static int l_program_new(lua_State *L)
             snprintf(b.name, sizeof b.name, "%.*s", (int)sizeof b.name - 1, p->open.device->name);
             tp_slice_note_build(inside, &b);
         }
-        lua_pushstring(L, built.how == TP_BUILD_READ ? "read" : "compiled");
+        push_how(L, built.how);
         lua_pushnumber(L, (lua_Number)built.ns * 1e-9);
         return 3;
     }
@@ -225,6 +230,48 @@ static int l_program_new(lua_State *L)
     lua_pushstring(L, log); // nil message log; raises only when memory is out
     free(log);
     return 3;
+}
+
+/* core.program.promise(device number, source, options, kernel name, function's name) -> program,
+ * which is made later if it is not there (tp_opencl_promise_program); or nil and a message */
+static int l_program_promise(lua_State *L)
+{
+    tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
+    tp_error err = { 0 };
+    if (!tp_host_is_usable(get_context(L)->host)) {
+        tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
+        return tp_core_push_message(L, &err);
+    }
+    unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
+    const char *source = luaL_checkstring(L, 2), *options = luaL_checkstring(L, 3),
+               *name = luaL_checkstring(L, 4), *function = luaL_checkstring(L, 5);
+    tp_ref **box = tp_codec_push_box(L, &tp_program_type);
+    tp_program *p = tp_opencl_promise_program(ex, device, source, options, name, function, &err);
+    if (!p)
+        return tp_core_push_message(L, &err);
+    *box = &p->ref;
+    return 1;
+}
+
+/* core.program.built(program) -> "compiled" or "read", and the seconds that this has taken, of one
+ * that was promised, once it is made; nothing before that, and when this was told already */
+static int l_program_built(lua_State *L)
+{
+    tp_program *p = tp_core_check_ref(L, 1, &tp_program_type);
+    uint64_t ns = atomic_exchange_explicit(&p->untold_ns, 0, memory_order_acq_rel);
+    if (ns == 0)
+        return 0;
+    push_how(L, atomic_load_explicit(&p->untold_how, memory_order_relaxed));
+    lua_pushnumber(L, (lua_Number)ns * 1e-9);
+    return 2;
+}
+
+/* core.program.has_failed(program) -> was it promised, and could not be made? */
+static int l_program_has_failed(lua_State *L)
+{
+    const tp_program *p = tp_core_check_ref(L, 1, &tp_program_type);
+    lua_pushboolean(L, tp_program_state_of(p) == TP_PROGRAM_FAILED);
+    return 1;
 }
 
 static void get_argument(lua_State *L, int t, tp_argument *a)
@@ -773,6 +820,9 @@ static const luaL_Reg device_functions[] = {
 
 static const luaL_Reg program_functions[] = {
     { "new", l_program_new },
+    { "promise", l_program_promise },
+    { "built", l_program_built },
+    { "has_failed", l_program_has_failed },
     { "kernel", l_program_kernel },
     { "plan", l_program_plan },
     { "is_over", l_program_is_over },

@@ -45,18 +45,22 @@ static int l_func_stats(lua_State *L)
     return 9;
 }
 
-/* core.func.mean(func) -> seconds that an item took lately on workers (0: not known), and those
- * that all items have taken so far. */
+/* core.func.mean(func) -> seconds that an item took lately on workers (0: not known), those that
+ * all items have taken so far, and those that an item takes on the devices that are known to run
+ * it, together (0: not known). */
 static int l_func_mean(lua_State *L)
 {
     const tp_func *f = tp_core_check_ref(L, 1, &tp_func_type);
     uv_mutex_t *lock = tp_engine_lock(get_context(L)->host->engine);
     uv_mutex_lock(lock);
-    double ns = f->item_ns, all_ns = f->durations.total_ns;
+    double ns = f->item_ns, all_ns = f->durations.total_ns, speed = 0;
+    for (int d = 0; d < 64; d++)
+        speed += f->site_ns[d] > 0 ? 1 / (double)f->site_ns[d] : 0;
     uv_mutex_unlock(lock);
     lua_pushnumber(L, ns * 1e-9);
     lua_pushnumber(L, all_ns * 1e-9);
-    return 2;
+    lua_pushnumber(L, speed > 0 ? 1e-9 / speed : 0);
+    return 3;
 }
 
 /* its address is the key of a list in the environment of a func's userdata; the list has these

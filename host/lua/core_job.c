@@ -305,13 +305,38 @@ static tp_kernel *get_kernel(lua_State *L)
     return kernel;
 }
 
+/* The devices that may run the kernel: those whose programs could be made, as far as is known. */
+static uint64_t devices_of(const tp_kernel *kernel)
+{
+    uint64_t devices = kernel->devices;
+    for (unsigned d = 0; d < TP_DEVICES_MAX; d++)
+        if (kernel->programs[d] && tp_program_state_of(kernel->programs[d]) == TP_PROGRAM_FAILED)
+            devices &= ~((uint64_t)1 << d);
+    return devices;
+}
+
+/* What it takes to make a program, with all that a driver does at its first launch: something like
+ * this; from a binary on disk, or by compiling (PoCL 3.1: 5 to 40 ms, 0.5 to 1.2 s). So a function
+ * has taken that on threads before anything is compiled for it, and whether that pays or not, in
+ * the end it has cost little more than twice what the better choice would have. */
+static const uint64_t READ_NS = 10 * 1000 * 1000, COMPILE_NS = 1000 * 1000 * 1000;
+
 /* Who runs the kernel beside worker threads. */
 static tp_beside open_beside(tp_host *host, const tp_kernel *kernel)
 {
     unsigned workers = host->config.workers > 0 ? (unsigned)host->config.workers : 1;
     tp_executor *ex = tp_host_executor_that(host, TP_RUNS_KERNELS);
     bool is_exclusive = tp_opencl_shares_processors(ex, kernel->devices, workers);
-    return (tp_beside){ .executor = ex, .workers = workers, .is_exclusive = is_exclusive };
+    tp_beside b = { .executor = ex, .workers = workers, .is_exclusive = is_exclusive };
+    for (unsigned d = 0; d < TP_DEVICES_MAX; d++) {
+        const tp_program *p = kernel->programs[d];
+        if (!p || tp_program_state_of(p) != TP_PROGRAM_PROMISED)
+            continue;
+        b.promised |= (uint64_t)1 << d;
+        if (b.make_ns < (p->is_stored ? READ_NS : COMPILE_NS))
+            b.make_ns = p->is_stored ? READ_NS : COMPILE_NS;
+    }
+    return b;
 }
 
 /* core.job.open(func, image or kernel, executor name, options) -> job, or nil, a message and a
@@ -377,7 +402,7 @@ static int l_job_open(lua_State *L)
     tp_job_config config = {
         .func = tp_core_check_ref(L, 1, &tp_func_type),
         .image = image,
-        .sites = kernel ? kernel->devices : far_site,
+        .sites = kernel ? devices_of(kernel) : far_site,
         .executor = ex,
         .beside = beside,
         .fallback = kernel && image && !beside.executor

@@ -616,7 +616,11 @@ end
 ---@return table  { queued, started, duration, worker, attempts, device, lost, builds }
 function Results:times()
   if not self.settings.times then check.fail("results:times: the map of '%s' keeps no times: give it the option times = true", self.settings.name) end
-  return (self.kept_times or times.new()):give(self.settings.builds)
+  local settings = self.settings
+  if settings.beside then -- what its device made meanwhile
+    self:_add_builds(require("tidepool.device.gpu").builds(settings.beside))
+  end
+  return (self.kept_times or times.new()):give(settings.builds)
 end
 
 --- Copies n elements of `from` to the array's elements first..; the types may differ.

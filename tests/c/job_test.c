@@ -403,13 +403,15 @@ TEST(what_kept_earlier_runs_waiting_is_forgotten_when_one_is_fast)
     tp_error err = { 0 };
     CHECK_INT(0, tp_agent_open(&device, engine, 1, &devices, &err));
     device.site = 1;
-    func->run_ns[1][0] = 1e9; /* of runs of one item on the device, as if each had waited for 1 s */
-    func->runs[1][0] = 8;
+    tp_runs *runs = &func->classes[0].runs[1]; /* of one item on the device: each waited for 1 s */
+    runs->n = TP_RUNS_KEPT;
+    for (int i = 0; i < TP_RUNS_KEPT; i++)
+        runs->item_ns[i] = 1e9;
     tp_job *job = open_beside(1, NULL, true);
     tp_slice *s = take_there();
     CHECK(s);
     finish(s, 1);
-    CHECK(func->runs[1][0] == 8 && func->run_ns[1][0] > 0 && func->run_ns[1][0] < 5e8f);
+    CHECK(runs->item_ns[runs->last] > 0 && runs->item_ns[runs->last] < 5e8f);
     tp_job_close(job);
     tp_agent_close(&device);
     tear_down();

@@ -21,6 +21,15 @@ local function work(x)
   return s
 end
 
+--- The function, compiled for the device already: else threads run it alone for a second.
+local function compiled(fn, options)
+  if not has_device then return fn end
+  local on_it = { gpu = true }
+  for name, value in pairs(options or {}) do on_it[name] = value end
+  tidepool.App():func(on_it)(fn):map({ 1 }):list()
+  return fn
+end
+
 --- Runs maps until devices have run some of one, item `at` if it is given, or at most so many: who
 --- runs what is the machine's business. `check` runs one and gives its times, which are returned.
 local function until_devices_run(check, at)
@@ -36,7 +45,7 @@ end
 
 describe("gpu = \"auto\"", function()
   on_device("gives the results in order, and says which device ran an item", function()
-    local f = app:func(work)
+    local f = app:func(compiled(work))
     local xs = tidepool.array("double", COUNT)
     for i = 1, COUNT do xs[i] = i end
     local times = until_devices_run(function()
@@ -70,10 +79,10 @@ describe("gpu = \"auto\"", function()
   end)
 
   on_device("raises the error of the first input that fails, as Lua says it, after the results before it", function()
-    local f = app:func(function(x)
+    local f = app:func(compiled(function(x)
       if x == 150000 or x == 150001 then error "boom" end
       return work(x)
-    end)
+    end))
     local n
     until_devices_run(function()
       local results = f:map(tidepool.range(COUNT), { times = true })
@@ -95,10 +104,10 @@ describe("gpu = \"auto\"", function()
   end)
 
   on_device("keeps what fails in its place, with its traceback and attempts", function()
-    local f = app:func { retries = 2 } (function(x)
+    local f = app:func { retries = 2 } (compiled(function(x)
       if x % 50000 == 0 then error "boom" end
       return work(x)
-    end)
+    end))
     until_devices_run(function()
       local results, failures = f:map(tidepool.range(COUNT), { return_exceptions = true, times = true }), 0
       for i, y in results do
@@ -116,11 +125,11 @@ describe("gpu = \"auto\"", function()
   end)
 
   on_device("leaves inputs that are no numbers to threads", function()
-    local f = app:func(function(x)
+    local f = app:func(compiled(function(x)
       local s = x
       for i = 1, 50 do s = s * 0.5 + i end
       return s
-    end)
+    end))
     local xs = {}
     for i = 1, COUNT do xs[i] = i % 1000 == 0 and tostring(i) or i end
     for _ = 1, 3 do
@@ -134,7 +143,7 @@ describe("gpu = \"auto\"", function()
   end)
 
   on_device("keeps its permits, discards, unordered results, several results and booleans", function()
-    local f = app:func { concurrency_limit = 1 } (function(x) return work(x), x > 7 end)
+    local f = app:func { concurrency_limit = 1 } (compiled(function(x) return work(x), x > 7 end))
     for _ = 1, 3 do
       local seen, n = {}, 0
       for i, y, is_large in f:map(tidepool.range(COUNT), { ordered = false }) do
@@ -146,6 +155,29 @@ describe("gpu = \"auto\"", function()
       assert.same({ ok = COUNT, failed = 0 }, f:for_each(tidepool.range(COUNT)))
       assert.equal(COUNT * (COUNT + 1) / 2, app:func(function(x) return x end):map(tidepool.range(COUNT)):sum())
     end
+  end)
+
+  on_device("copies a list that the function captures for few of its maps, where that takes longer than they do", function()
+    local list, xs, copies = {}, tidepool.array("double", 20000), 0
+    for i = 1, 1e6 do list[i] = i end
+    for i = 1, #xs do xs[i] = i end
+    local f = app:func { returns = "double" } (compiled(function(x)
+      local s = x
+      for i = 1, 20 do s = s * 0.5 + list[x % 1000 + i] end
+      return s
+    end, { returns = "double" }))
+    local array = require "tidepool.array"
+    local new = array.new
+    array.new = function(ctype, from)
+      if from == list then copies = copies + 1 end
+      return new(ctype, from)
+    end
+    for _ = 1, 40 do
+      local ys = f:map(xs):array()
+      assert(ys[777] == f(777) and ys[#xs] == f(#xs))
+    end
+    array.new = new
+    assert(copies < 20, copies)
   end)
 
   it("runs what no device can on threads, and f:opencl() says why", function()
@@ -196,6 +228,7 @@ local JOB = [[
     for i = 1, 50 do s = s * 0.5 + i end
     return s
   end
+  pcall(function() tidepool.App():func { gpu = true } (work):map({ 1 }):list() end) -- compiles it
   local f = tidepool.App():func { gpu = "auto" } (work)
   local found = {}
   for round = 1, 200 do
@@ -264,6 +297,40 @@ local STALL = [[
   print "the end"
 ]]
 
+-- A driver whose compiler waits until there is a file, and tells by another one when it has begun.
+local GATED = [[
+  local tidepool = require "tidepool"
+  local f = tidepool.App():func { gpu = "auto", returns = "double", name = "work" } (function(x)
+    local s = x
+    for i = 1, 500 do s = s * 0.5 + i end
+    return s
+  end)
+  local xs, builds = tidepool.array("double", 200000), {}
+  for i = 1, #xs do xs[i] = i end
+  local expected = f(xs[77])
+  local function map()
+    local results, ran = f:map(xs, { times = true }), 0
+    assert(results:array()[77] == expected)
+    local times = results:times()
+    for i = 1, #times.device do ran = ran + times.device[i] end
+    for _, each in ipairs(times.builds) do builds[#builds + 1] = each.how .. " for " .. each.device end
+    return ran
+  end
+  local function has_begun()
+    local log = io.open(os.getenv "FAULTS_LOG")
+    if log then log:close() end
+    return log ~= nil
+  end
+  local began = tidepool.now()
+  repeat assert(map() == 0) until has_begun() or tidepool.now() - began > 120
+  for _ = 1, 5 do assert(map() == 0) end
+  print(has_begun(), #builds)
+  if not os.getenv "FAULTS_BUILD_GATE" then return end
+  assert(io.open(os.getenv "FAULTS_BUILD_GATE", "w")):close()
+  repeat local ran = map() until ran > 0 or tidepool.now() - began > 240
+  print(table.concat(builds, ", "))
+]]
+
 describe("gpu = \"auto\" in a process of its own", function()
   it("runs on threads where there is no OpenCL", function()
     local done = run("TIDEPOOL_OPENCL=/none/libOpenCL.so $T job.lua", { ["job.lua"] = JOB })
@@ -291,6 +358,26 @@ describe("gpu = \"auto\" in a process of its own", function()
     assert.equal("stuck true, device 0, right\nback false, right\nstuck true, device 0, right\nbeside it 7\nthe end\n", done.stdout)
     local line = "tidepool: work: [^\n]+ has not come back from %d+ inputs?, which threads have run instead; maps leave it out until it does\n"
     assert.matches("^" .. line .. line .. "$", done.stderr)
+  end)
+
+  it("threads run maps while the driver compiles, and the device, too, when it has", function()
+    local dir = support.temp_dir()
+    local command = ("FAULTS_BUILD_GATE=@/gate FAULTS_LOG=@/log XDG_CACHE_HOME=@/cache XDG_STATE_HOME=@ POCL_CACHE_DIR=@/pocl "
+      .. "TIDEPOOL_OPENCL=%s $T job.lua"):format(faults):gsub("@", dir)
+    local done = run(command, { ["job.lua"] = GATED })
+    assert.equal("", done.stderr)
+    assert.equal("true\t0\ncompiled for 1\n", done.stdout)
+    -- with what is kept on disk there is nothing to wait for but threads that have little to do
+    done = run(command, { ["job.lua"] = GATED:gsub("repeat assert%b()", "repeat map()"):gsub("for _ = 1, 5[^\n]+", "") })
+    assert.equal("", done.stderr)
+    assert.matches("read for 1\n$", done.stdout)
+  end)
+
+  it("threads run all of it where the driver does not compile it", function()
+    local done = run(("FAULTS_BUILD=1 FAULTS_LOG=%s XDG_CACHE_HOME=%s TIDEPOOL_OPENCL=%s $T job.lua"):format(support.temp_path(), support.temp_dir(),
+      faults), { ["job.lua"] = GATED })
+    assert.equal("", done.stderr)
+    assert.equal("true\t0\n", done.stdout)
   end)
 
   it("threads run what a device that fails was to run", function()

@@ -272,8 +272,10 @@ local function show_log(log)
 end
 
 --- core.program.new for a device, which may take seconds; a terminal shows it. What it took is
---- added to the unit's builds. Gives the program, or nil, a message and a log.
-local function build(f, unit, d, source, options, kernel)
+--- added to the unit's builds. Gives the program, or nil, a message and a log. A promise is made by
+--- the device's thread, when that is due (core.program.promise).
+local function build(f, unit, d, source, options, kernel, is_promise)
+  if is_promise then return core.program.promise(d.number, source, options, kernel, f.name) end
   local text = show.plain(("%s: compiling for %s"):format(f.name, d.name), true)
   local program, how, seconds = progress.during(text, core.program.new, d.number, source, options, kernel, f.name)
   if not program then return nil, how, seconds end
@@ -322,8 +324,9 @@ local function compile_kernel(f, devices)
 end
 
 --- Translates and builds f for these devices. nil and why when the devices cannot run it; raises
---- when f cannot be translated. `reduce`: compiles a reducer of its results, see gpu.reducer.
-local function compile(f, devices, types, reduce)
+--- when f cannot be translated. `reduce`: compiles a reducer of its results, see gpu.reducer;
+--- `is_promise`: its programs are only promised, see build.
+local function compile(f, devices, types, reduce, is_promise)
   if f.options.kernel then return compile_kernel(f, devices) end
   local by_lanes, unit = {}, { is_new = true, builds = {}, programs = {}, translations = {} }
   for i, d in ipairs(devices) do
@@ -338,7 +341,7 @@ local function compile(f, devices, types, reduce)
       return nil, ('%s has no doubles; with precision = "single", and float arrays, it can run this function'):format(d.name)
     end
     if d.is_far then break end
-    local program, why, log = build(f, unit, d, made.source, BUILD_OPTIONS, made.kernel)
+    local program, why, log = build(f, unit, d, made.source, BUILD_OPTIONS, made.kernel, is_promise)
     if program then
       unit.programs[#unit.programs + 1] = { device = d.number, lanes = made.lanes, program = program }
     elseif i == #devices and #unit.programs == 0 then
@@ -408,9 +411,9 @@ local function show_argument(argument, value)
   return one
 end
 
---- The compiled form of f, or of its reducer, for these devices, compiled at its first use; nil and
---- why when the devices cannot run it.
-local function unit_of(f, devices, types, reduce, only)
+--- The compiled form of f, or of its reducer, for these devices, compiled at its first use, or
+--- promised; nil and why when the devices cannot run it.
+local function unit_of(f, devices, types, reduce, only, is_promise)
   local units = compiled[f]
   if not units then
     units = { reducers = setmetatable({}, { __mode = "k" }) }
@@ -422,7 +425,7 @@ local function unit_of(f, devices, types, reduce, only)
   end
   local key = (f.options.kernel and "" or table.concat(types or {}, " ")) .. (only and "@" .. only.number or "")
   local why
-  if not units[key] or not is_current(units[key]) then units[key], why = compile(f, devices, types, reduce) end
+  if not units[key] or not is_current(units[key]) then units[key], why = compile(f, devices, types, reduce, is_promise) end
   return units[key], why
 end
 
@@ -432,6 +435,10 @@ end
 ---@return table[]
 function gpu.builds(unit)
   local list = unit.builds
+  for _, one in ipairs(unit.programs) do
+    local how, seconds = core.program.built(one.program)
+    if how then list[#list + 1] = { device = gpu.place(one.device), how = how, seconds = seconds } end
+  end
   unit.builds = {}
   return list
 end
@@ -582,7 +589,9 @@ function gpu.kernel(f, types, inputs_of, shape, only)
   if not usable and may_fall_back then return nil end
   if not usable then error(failure.new { kind = abi.kind.DEVICE, message = check.placed(complaint) }, 0) end
   garbage.look()
-  local unit, why = unit_of(f, devices, types, nil, only)
+  -- threads run the function beside the devices: nobody waits for a compiler
+  local is_promise = spec == AUTO and may_fall_back
+  local unit, why = unit_of(f, devices, types, nil, only, is_promise)
   if not unit and may_fall_back then return nil end
   if not unit then check.fail("%s: %s", f.name, why) end
   unit.may_fall_back, unit.device = may_fall_back, devices[1]
@@ -622,20 +631,52 @@ end
 -- Functions that devices cannot run beside threads, by the types of their inputs.
 local refused = setmetatable({}, { __mode = "k" })
 
-local WORTH_S, MANY = 0.02, 1e5 -- what is worth compiling for: so long on threads; so many inputs of an unknown function
--- Or a map that takes a launch several times, of a function that threads have run for so long.
-local OFTEN_S, SOME_S = 1, 1e-4
-local LITTLE_S = 3e-5 -- on threads, while a device would not even have begun
+-- What is worth asking for: that many inputs of an unknown function; or a map that takes so long on
+-- threads, since before that a device has hardly begun, of a function that they have run for so
+-- long: as asking takes, which is most of all loading OpenCL. When something is compiled, the engine
+-- says (beside.c).
+local MANY, SOME_S, ASK_S, ASK_FIRST_S = 1e5, 1e-4, 5e-3, 3e-2
 
---- Has the function so much to do that devices are worth asking, and compiling for, if they have
---- not run it yet?
+--- Has the function so much to do that devices are worth asking, and its translation worth the
+--- time, if that was not done yet?
 local function is_worth_it(f, total)
   if not total then return true end
   local mean, spent = core.func.mean(f.core)
   if mean <= 0 then return compiled[f] ~= nil or total >= MANY end
   local each = total * mean / core.workers()
-  if compiled[f] then return each >= LITTLE_S end
-  return each >= WORTH_S or each >= SOME_S and spent / core.workers() >= OFTEN_S
+  return each >= SOME_S and (compiled[f] ~= nil or spent / core.workers() + each >= (found and ASK_S or ASK_FIRST_S))
+end
+
+-- What opening a kernel of a function took the last two times, in seconds, without translating it;
+-- and how much of the time of its maps since then it may take. Lists that the function captures are
+-- copied for each, which takes longer than many maps do.
+local opened_in = setmetatable({}, { __mode = "k" })
+local CREDIT_PART = 25 -- as in beside.c
+
+--- May opening a kernel take its time, since devices save more than that, or maps have paid for it?
+local function is_paid_for(f, total)
+  local cost = opened_in[f]
+  if not (cost and total) then return true end
+  local mean, _, there = core.func.mean(f.core)
+  local each = total * mean / core.workers()
+  cost.credit = cost.credit + each / CREDIT_PART
+  local seconds = math.min(cost.last, cost.before)
+  return seconds <= cost.credit or there > 0 and seconds + total * there < each
+end
+
+--- A kernel of the function was opened in so many seconds.
+local function note_opened(f, seconds)
+  local cost = opened_in[f] or { last = seconds }
+  cost.last, cost.before, cost.credit = seconds, cost.last, 0
+  opened_in[f] = cost
+end
+
+--- Could none of the unit's programs be made, though their devices are there?
+local function has_failed(unit)
+  for _, one in ipairs(unit.programs) do
+    if not core.program.has_failed(one.program) or core.program.is_over(one.program) then return false end
+  end
+  return true
 end
 
 --- What devices run of a map of f beside worker threads (gpu = "auto"), as gpu.kernel; nil when
@@ -648,11 +689,13 @@ end
 ---@return table? unit
 function gpu.beside(f, types, source)
   local key = table.concat(types or { "numbers" }, " ")
-  if refused[f] and refused[f][key] or not is_worth_it(f, source.total) then return nil end
+  if refused[f] and refused[f][key] or not (is_worth_it(f, source.total) and is_paid_for(f, source.total)) then return nil end
+  local began = core.loop.now()
   local fine, kernel, unit = pcall(gpu.kernel, f, types, source)
+  if fine and unit and not unit.is_new then note_opened(f, core.loop.now() - began) end
   if not fine and core.loop.is_interrupt(kernel) then error(kernel, 0) end
   -- what items write would be in two memories
-  if fine and not (unit and unit.is_writer) then return kernel, unit end
+  if fine and not (unit and (unit.is_writer or has_failed(unit))) then return kernel, unit end
   refused[f] = refused[f] or {}
   refused[f][key] = true
 end

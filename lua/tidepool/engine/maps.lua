@@ -150,7 +150,7 @@ function maps.start(self, source, settings, special)
     name = self.name, return_exceptions = settings.return_exceptions or settings.ignore_exceptions, on_error = settings.on_error,
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays, stays = more.stays, device = kernel and unit.device,
-    is_auto = jobs.is_auto(self),
+    is_auto = jobs.is_auto(self), beside = more.kernel and unit or nil,
     kernel = kernel, unit = kernel and unit,
     reducers = on_device, reduces = executor.far and not plan and may_reduce, is_single = (kernel or plan) and self.options.precision == "single",
     progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times, builds = builds,
