@@ -283,6 +283,8 @@ $(BINARY): $(BIN_OBJ) $(LIB_OBJ) $(BUILD)/stamp/sources
 
 # Its own functions stand in for those that allocate.
 $(BUILD)/tests/memory_test: LDFLAGS += -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=lua_newstate,--wrap=luaL_newstate,--wrap=luaL_openlibs,--wrap=tp_heap_prepare,--wrap=tp_heap_seal
+$(BUILD)/tests/parts_test: LDFLAGS += -Wl,--wrap=realloc
+$(BUILD)/tests/widths_test: LDFLAGS += -Wl,--wrap=uv_hrtime,--wrap=uv_cond_timedwait
 
 # It says that LuaJIT does not reach the memory, as on most of arm64.
 $(BUILD)/tests/work_test: LDFLAGS += -Wl,--wrap=tp_heap_is_in_reach

@@ -1,6 +1,8 @@
 /* turn.c: launches that change arrays, one after the other. */
 #include "opencl/turn.h"
 
+#include "base/thread.h"
+
 /* How often a wait looks whether the launch before it was given up, and how long that may take to
  * end all the same. */
 static const uint64_t ASK_NS = 50 * 1000 * 1000, PATIENCE_NS = 1000 * 1000 * 1000;
@@ -8,18 +10,12 @@ static const uint64_t ASK_NS = 50 * 1000 * 1000, PATIENCE_NS = 1000 * 1000 * 100
 int tp_turn_open(tp_turn *t, tp_error *err)
 {
     *t = (tp_turn){ 0 };
-    if (uv_mutex_init(&t->lock))
-        return tp_error_set(err, TP_ESYS, "cannot create a lock");
-    if (uv_cond_init(&t->ended) == 0)
-        return 0;
-    uv_mutex_destroy(&t->lock);
-    return tp_error_set(err, TP_ESYS, "cannot create a condition variable");
+    return tp_lock_open(&t->lock, &t->ended, err);
 }
 
 void tp_turn_close(tp_turn *t)
 {
-    uv_cond_destroy(&t->ended);
-    uv_mutex_destroy(&t->lock);
+    tp_lock_close(&t->lock, &t->ended);
 }
 
 void tp_turn_begin(tp_turn *t, const tp_work *w)

@@ -2,8 +2,9 @@
  * wait for a condition variable. */
 #include "opencl/waiter.h"
 
+#include "base/thread.h"
+
 #include <stdlib.h>
-#include <uv.h>
 
 /* How often a wait looks whether the driver has forgotten to call back. */
 static const uint64_t ASK_NS = 100 * 1000 * 1000;
@@ -19,8 +20,7 @@ struct tp_waiter {
 static void free_waiter(tp_ref *r)
 {
     tp_waiter *w = (tp_waiter *)r;
-    uv_cond_destroy(&w->called);
-    uv_mutex_destroy(&w->lock);
+    tp_lock_close(&w->lock, &w->called);
     free(w);
 }
 
@@ -34,14 +34,9 @@ tp_waiter *tp_waiter_new(tp_error *err)
         return NULL;
     }
     tp_ref_init(&w->ref, &waiter_type);
-    if (uv_mutex_init(&w->lock))
-        goto no_lock;
-    if (uv_cond_init(&w->called) == 0)
+    if (tp_lock_open(&w->lock, &w->called, err) == 0)
         return w;
-    uv_mutex_destroy(&w->lock);
-no_lock:
     free(w);
-    tp_error_set(err, TP_ESYS, "cannot create a lock");
     return NULL;
 }
 

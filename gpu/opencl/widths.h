@@ -21,8 +21,8 @@ typedef struct tp_widths tp_widths;
 tp_widths *tp_widths_new(void);
 
 /* A launch is about to start whose widest dimension has `width` work items (SIZE_MAX: the binary is
- * asked for). Waits until it may, but not for launches that take many seconds: a process that may
- * end is better than one that hangs. */
+ * asked for). Waits until it may, but not for launches that began many seconds ago: a process that
+ * may end is better than one that hangs. */
 void tp_widths_begin(tp_widths *w, size_t width);
 
 /* It has run. */

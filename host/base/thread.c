@@ -12,3 +12,19 @@ int tp_thread_create(uv_thread_t *thread, size_t stack_bytes, void (*body)(void 
     tp_sigmask_set(&before, NULL);
     return rc;
 }
+
+int tp_lock_open(uv_mutex_t *lock, uv_cond_t *changed, tp_error *err)
+{
+    if (uv_mutex_init(lock))
+        return tp_error_set(err, TP_ESYS, "cannot create a lock");
+    if (uv_cond_init(changed) == 0)
+        return 0;
+    uv_mutex_destroy(lock);
+    return tp_error_set(err, TP_ESYS, "cannot create a condition variable");
+}
+
+void tp_lock_close(uv_mutex_t *lock, uv_cond_t *changed)
+{
+    uv_cond_destroy(changed);
+    uv_mutex_destroy(lock);
+}
