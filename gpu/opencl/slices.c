@@ -795,7 +795,7 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
     atomic_store_explicit(&kernels->has_begun, true, memory_order_relaxed);
     if (!tp_launch_queue_has(&r->queue, k))
         tp_slice_be_patient(s);
-    uint32_t end = tp_work_end(w), most = PART_MAX;
+    uint32_t end = tp_work_end(w), most = r->part_max ? r->part_max : PART_MAX;
     if (w->block->kind == TP_BLOCK_FAILURE)
         tp_work_pass_failure(w);
     while (w->at < end && !tp_work_is_asked_to_stop(w)) {
@@ -815,6 +815,8 @@ void tp_slices_run(tp_slice_runner *r, tp_slice *s)
         if (rc == -1 && n > PART_MIN && !tp_launch_is_over(&r->queue, k)) {
             /* try again with half as many items */
             most = n / 2;
+            if (r->queue.shortage != CL_SUCCESS)
+                r->part_max = most;
             continue;
         }
         if (rc != TP_LAUNCH_WROTE && prepare_to_leave(r, s, &err) == 0 &&
@@ -857,6 +859,7 @@ void tp_slices_trim(tp_slice_runner *r)
     }
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
         trim(rest[i]);
+    r->part_max = 0;
     tp_launch_queue_trim(&r->queue);
 }
 

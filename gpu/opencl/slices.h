@@ -70,6 +70,7 @@ typedef struct tp_slice_runner {
     tp_launch_queue queue; /* opened and closed by the runner's owner */
     tp_staging input[TP_KERNEL_COLUMNS_MAX], output[TP_KERNEL_COLUMNS_MAX], failed, details;
     tp_staging sums, sums_failed; /* of a reducer */
+    uint32_t part_max; /* items of a launch, since the device was short of memory; 0: no limit */
 } tp_slice_runner;
 
 /* Runs the items of the slice, until they are cancelled or must be left to other devices or to
@@ -79,7 +80,8 @@ typedef struct tp_slice_runner {
  * come after it: they know what Lua says of it. */
 void tp_slices_run(tp_slice_runner *r, tp_slice *s);
 
-/* Gives back memory, the device's too, of which little was wanted since the last call. */
+/* Gives back memory, the device's too, of which little was wanted since the last call; launches are
+ * as large as ever again. */
 void tp_slices_trim(tp_slice_runner *r);
 
 /* Frees the runner's columns. */

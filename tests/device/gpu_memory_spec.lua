@@ -161,4 +161,14 @@ describe("A device whose memory is short", function()
     while not results:done() do tidepool.sleep(0.01) end
     for _, v in results do assert(type(v) == "number") end
   ]], "FAULTS_CARD=1 FAULTS_MEMORY=1000000")
+
+  script("is not asked again by each slice for what it has no room for", [[
+    ffi.cdef "int faults_refused(void);"
+    local list = {}
+    for i = 1, 40000 do list[i] = i end
+    for _ = 1, 40 do
+      for i, v in ipairs(g:map(list):list()) do assert(v == 2 * i) end
+    end
+    assert(faults.faults_refused() < 600, faults.faults_refused())
+  ]], "FAULTS_COPIES=1 FAULTS_ROOM=200000")
 end)
