@@ -5,6 +5,7 @@
  * never held while bytes are moved. */
 #include "opencl/copies.h"
 
+#include "base/thread.h"
 #include "opencl/parts.h"
 
 #include <stdlib.h>
@@ -30,12 +31,9 @@ struct tp_copy {
 
 enum { SHARE_OF_MEMORY = 4 /* one part in so many of a device's memory is left free of copies */ };
 
-/* The array has changed: only the bytes that are ahead of it remain valid. */
-static void invalidate(tp_copy *copy)
+static bool is_lost(const tp_copy *copy)
 {
-    copy->valid.n = 0;
-    for (unsigned i = 0; i < copy->ahead.n; i++)
-        tp_parts_add(&copy->valid, copy->ahead.list[i].from, copy->ahead.list[i].to);
+    return tp_life_is_over(copy->open.life);
 }
 
 /* ---- lists; all of this section: locked ---- */
@@ -100,10 +98,16 @@ static void await_change(tp_copies *c)
     uv_cond_wait(&c->changed, &c->lock);
 }
 
-/* Waits until a copy that the caller uses is not busy. */
+/* Whoever is busy with one that is lost may never come back: that is not waited for. */
+static bool is_awaited(const tp_copy *copy)
+{
+    return copy->is_busy && !is_lost(copy);
+}
+
+/* Waits until a copy that the caller uses is not busy, or lost. */
 static void await(tp_copies *c, const tp_copy *copy)
 {
-    while (copy->is_busy)
+    while (is_awaited(copy))
         uv_cond_wait(&c->changed, &c->lock);
 }
 
@@ -115,7 +119,7 @@ static void look(tp_array *a)
         return;
     a->version++;
     for (tp_copy *copy = a->copies; copy; copy = copy->of_array)
-        invalidate(copy);
+        copy->valid.n = 0;
 }
 
 static tp_copy *find_copy(const tp_array *a, const tp_life *life, size_t at, size_t size)
@@ -151,11 +155,6 @@ static void free_copy(tp_copy *copy)
     tp_parts_free(&copy->valid);
     tp_parts_free(&copy->ahead);
     free(copy);
-}
-
-static bool is_lost(const tp_copy *copy)
-{
-    return tp_life_is_over(copy->open.life);
 }
 
 /* Locked. The copy's life is over. If nobody uses it, gives back what it has there; what was ahead
@@ -204,10 +203,7 @@ static void forget(tp_array_keeper *keeper, tp_array *a)
     tp_copy *copy, *list = NULL;
     uv_mutex_lock(&c->lock);
     while ((copy = a->copies)) {
-        if (copy->is_busy) {
-            await_change(c);
-            continue;
-        }
+        TP_ASSERT(!copy->is_busy); /* else somebody holds the array */
         take_out(c, copy);
         copy->next = list;
         list = copy;
@@ -216,10 +212,17 @@ static void forget(tp_array_keeper *keeper, tp_array *a)
     free_list(list);
 }
 
-/* Locked, or nobody else is there. One owner fewer. Accepts NULL. */
-static void drop_shared(tp_copies_queue *q)
+/* Locked, or nobody else is there. One owner fewer; if that was the last, the caller frees the queue
+ * (free_shared). Else NULL. */
+static tp_copies_queue *drop_shared(tp_copies_queue *q)
 {
-    if (!q || --q->owners)
+    return --q->owners ? NULL : q;
+}
+
+/* With no lock held, since that waits for the device. Accepts NULL. */
+static void free_shared(tp_copies_queue *q)
+{
+    if (!q)
         return;
     tp_transfer t = { .open = &q->open, .queue = q->queue };
     tp_pinned_close(&q->pinned, &t);
@@ -237,23 +240,18 @@ static tp_copies_queue **find_queue(tp_copies *c, const tp_life *life)
     return at;
 }
 
-static void release_queue(tp_copies_queue **at)
+/* Locked, or nobody else is there. Takes the queue out of the list; as drop_shared. */
+static tp_copies_queue *release_queue(tp_copies_queue **at)
 {
     tp_copies_queue *q = *at;
     *at = q->next;
-    drop_shared(q);
+    return drop_shared(q);
 }
 
 int tp_copies_open(tp_copies *c, tp_trace *trace, tp_error *err)
 {
     *c = (tp_copies){ .keeper = { forget }, .trace = trace };
-    if (uv_mutex_init(&c->lock))
-        return tp_error_set(err, TP_ESYS, "cannot create a lock");
-    if (uv_cond_init(&c->changed)) {
-        uv_mutex_destroy(&c->lock);
-        return tp_error_set(err, TP_ESYS, "cannot create a condition variable");
-    }
-    return 0;
+    return tp_lock_open(&c->lock, &c->changed, err);
 }
 
 void tp_copies_close(tp_copies *c)
@@ -264,9 +262,8 @@ void tp_copies_close(tp_copies *c)
         free_copy(copy);
     }
     while (c->queues)
-        release_queue(&c->queues);
-    uv_cond_destroy(&c->changed);
-    uv_mutex_destroy(&c->lock);
+        free_shared(release_queue(&c->queues));
+    tp_lock_close(&c->lock, &c->changed);
 }
 
 void tp_copies_end(tp_copies *c, const tp_life *life)
@@ -278,11 +275,17 @@ void tp_copies_end(tp_copies *c, const tp_life *life)
         if (copy->open.life == life)
             bury(c, copy, &list);
     }
-    tp_copies_queue **queue = find_queue(c, life);
-    if (*queue)
-        release_queue(queue);
+    tp_copies_queue **at = find_queue(c, life), *queue = *at ? release_queue(at) : NULL;
     uv_mutex_unlock(&c->lock);
+    free_shared(queue);
     free_list(list);
+}
+
+void tp_copies_wake(tp_copies *c)
+{
+    uv_mutex_lock(&c->lock);
+    uv_cond_broadcast(&c->changed);
+    uv_mutex_unlock(&c->lock);
 }
 
 uint64_t tp_copies_ahead(tp_copies *c, const tp_array *a, size_t at, size_t size)
@@ -335,8 +338,9 @@ static void return_queue(tp_copies *c, tp_copies_queue *q)
 {
     uv_mutex_lock(&c->lock);
     q->is_used = false;
-    drop_shared(q);
+    q = drop_shared(q);
     uv_mutex_unlock(&c->lock);
+    free_shared(q);
 }
 
 void tp_copies_trim(tp_copies *c, const tp_open_device *open)
@@ -424,18 +428,31 @@ static int find_way(tp_copies *c, const tp_copy *copy, const tp_mover *m, way *o
     return 0;
 }
 
-/* Locked. A queue that has failed is made anew. */
-static void leave(tp_copies *c, const way *w, bool has_failed)
+/* Locked. A queue that has failed is made anew. As drop_shared. */
+static tp_copies_queue *leave(tp_copies *c, const way *w, bool has_failed)
 {
     tp_copies_queue *q = w->shared;
     if (!q)
-        return;
+        return NULL;
     if (w->pinned)
         q->is_used = false;
     tp_copies_queue **at = find_queue(c, q->open.life);
     if (has_failed && *at == q)
         release_queue(at);
-    drop_shared(q);
+    return drop_shared(q);
+}
+
+/* Locked, and for a moment perhaps not. The copy is not busy any more. */
+static void end_move(tp_copies *c, tp_copy *copy, const way *w, bool has_failed)
+{
+    tp_copies_queue *q = leave(c, w, has_failed);
+    if (q) {
+        uv_mutex_unlock(&c->lock);
+        free_shared(q);
+        uv_mutex_lock(&c->lock);
+    }
+    copy->is_busy = false;
+    uv_cond_broadcast(&c->changed);
 }
 
 /* Moves bytes, which takes from `began` until now, by the host's clock. */
@@ -487,22 +504,19 @@ static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, 
     while (rc == 0 && from < to && (all || tp_parts_find(&copy->ahead, true, from, to, &part))) {
         if (all)
             part = (tp_part){ from, to };
-        if (!tp_parts_grow(&copy->ahead)) { /* it may be cut in two */
-            rc = tp_error_oom(&why, "what a device has written");
-            break;
-        }
         w.foreign = copy->foreign;
+        uint64_t version = copy->array->version;
         uv_mutex_unlock(&c->lock);
         rc = move(c, copy, &w, true, part, m, &why);
         uv_mutex_lock(&c->lock);
         if (rc == 0) {
             tp_parts_remove(&copy->ahead, part.from, part.to);
+            if (version == copy->array->version)
+                tp_parts_add(&copy->valid, part.from, part.to);
             from = part.to;
         }
     }
-    copy->is_busy = false;
-    leave(c, &w, rc != 0);
-    uv_cond_broadcast(&c->changed);
+    end_move(c, copy, &w, rc != 0);
     if (rc == 0)
         return 0;
 failed:
@@ -525,8 +539,7 @@ static int fetch_others(tp_copies *c, tp_array *a, const tp_copy *but, size_t at
             copy = copy->of_array;
             continue;
         }
-        /* the lost ones are not waited for: whoever is busy with one may never come back */
-        if (copy->is_busy && !is_lost(copy))
+        if (is_awaited(copy))
             await_change(c);
         else if (fetch(c, copy, from, to, false, m, err))
             return -1;
@@ -548,25 +561,42 @@ static bool free_oldest(tp_copies *c, unsigned device)
     return old != NULL;
 }
 
+/* Locked. Such a copy that is ahead, of an array that somebody holds; NULL: there is none. */
+static tp_copy *find_ahead(const tp_copies *c, const tp_life *life)
+{
+    for (tp_copy *copy = c->first; copy; copy = copy->next)
+        if (copy->open.life == life && copy->mem && !copy->users && !copy->is_busy &&
+            !is_lost(copy) && tp_ref_try_hold(copy->array))
+            return copy;
+    return NULL;
+}
+
 /* The same for one that is ahead: what only the device has is brought home before. One that cannot
- * be brought stays what it is: who wants its bytes is told why. */
+ * be brought stays what it is, as one that was used last: who wants its bytes is told why. */
 static bool free_oldest_ahead(tp_copies *c, const tp_open_device *open, const tp_mover *mover)
 {
-    tp_copy *found = NULL;
-    tp_error ignored = { 0 };
+    unsigned left = 0;
+    bool has_freed = false;
     uv_mutex_lock(&c->lock);
-    for (tp_copy *copy = c->first; copy && !found; copy = copy->next) {
-        if (copy->open.life != open->life || !copy->mem || copy->users || copy->is_busy ||
-            is_lost(copy))
-            continue;
-        /* it stays in the list while it is busy, and the lock is held again then */
-        if (fetch(c, copy, 0, copy->size, false, mover, &ignored) == 0 && !copy->users &&
-            !copy->ahead.n)
-            take_out(c, found = copy);
+    for (const tp_copy *copy = c->first; copy; copy = copy->next)
+        left++;
+    for (tp_copy *copy; !has_freed && left-- > 0 && (copy = find_ahead(c, open->life));) {
+        tp_error ignored = { 0 };
+        tp_array *array = copy->array; /* held, so that the copy stays in the lists meanwhile */
+        has_freed = fetch(c, copy, 0, copy->size, false, mover, &ignored) == 0 && !copy->users &&
+                    !copy->is_busy && !copy->ahead.n;
+        detach(c, copy);
+        append(c, copy);
+        if (has_freed)
+            take_out(c, copy);
+        uv_mutex_unlock(&c->lock);
+        if (has_freed)
+            free_copy(copy);
+        tp_ref_drop(array);
+        uv_mutex_lock(&c->lock);
     }
     uv_mutex_unlock(&c->lock);
-    free_copy(found);
-    return found != NULL;
+    return has_freed;
 }
 
 static bool free_pinned(tp_copies *c, const tp_open_device *open)
@@ -583,7 +613,8 @@ static bool free_pinned(tp_copies *c, const tp_open_device *open)
 bool tp_copies_make_room(tp_copies *c, const tp_open_device *open, const tp_mover *mover)
 {
     return tp_room_empty(&open->life->room, false) || free_oldest(c, open->index) ||
-           free_oldest_ahead(c, open, mover) || free_pinned(c, open);
+           (!mover->asks_nothing &&
+            (free_oldest_ahead(c, open, mover) || free_pinned(c, open)));
 }
 
 void tp_copies_note_shortage(tp_copies *c)
@@ -661,6 +692,22 @@ tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, s
     }
 }
 
+/* Locked. The first of the copy's bytes from..to-1 that are older than elsewhere; false: none are. */
+static bool find_missing(const tp_copy *copy, size_t from, size_t to, tp_part *part)
+{
+    tp_part newer;
+    while (tp_parts_find(&copy->valid, false, from, to, part)) {
+        if (!tp_parts_find(&copy->ahead, true, part->from, part->to, &newer))
+            return true;
+        if (newer.from > part->from) {
+            part->to = newer.from;
+            return true;
+        }
+        from = newer.to;
+    }
+    return false;
+}
+
 int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const tp_mover *m,
                     tp_error *err)
 {
@@ -670,14 +717,14 @@ int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const t
     copy->worker = m->worker;
     for (;;) {
         await(c, copy);
-        if (!tp_parts_find(&copy->valid, false, from, to, &part))
+        if (!find_missing(copy, from, to, &part))
             break;
         /* The copy must not be busy meanwhile: another thread may wait for it while this one waits
          * for that thread's copy. */
         rc = fetch_others(c, copy->array, copy, copy->at + part.from, part.to - part.from, m, err);
         if (rc)
             break;
-        if (copy->is_busy)
+        if (is_awaited(copy))
             continue;
         way w;
         if (find_way(c, copy, m, &w, err)) {
@@ -689,25 +736,25 @@ int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const t
         uv_mutex_unlock(&c->lock);
         rc = move(c, copy, &w, false, part, m, err);
         uv_mutex_lock(&c->lock);
-        copy->is_busy = false;
-        leave(c, &w, rc != 0);
-        uv_cond_broadcast(&c->changed);
+        /* If elements were changed meanwhile, the copy is as good as any for this launch. */
+        if (rc == 0 && version == copy->array->version)
+            tp_parts_add(&copy->valid, part.from, part.to);
+        end_move(c, copy, &w, rc != 0);
         if (rc)
             break;
-        /* If elements were changed meanwhile, the copy is as good as any for this launch. */
-        if (version == copy->array->version)
-            tp_parts_add(&copy->valid, part.from, part.to);
         from = part.to;
     }
     uv_mutex_unlock(&c->lock);
     return rc;
 }
 
-/* Locked. No copy of the array but `but` has its bytes from..to-1 any more. */
+/* Locked. No copy of the array but `but` has its bytes from..to-1 any more, also if they are on
+ * their way there now. */
 static void outdate(tp_array *a, const tp_copy *but, size_t from, size_t to)
 {
     for (tp_copy *each = a->copies; each; each = each->of_array)
         if (each != but && each->at < to && each->at + each->size > from) {
+            a->version += each->is_busy;
             size_t first = from > each->at ? from - each->at : 0;
             tp_parts_remove(&each->valid, first, to - each->at);
             tp_parts_remove(&each->ahead, first, to - each->at);
@@ -738,7 +785,8 @@ int tp_copies_note_written(tp_copies *c, tp_copy *copy, size_t from, size_t to, 
         tp_parts_remove(&copy->ahead, from, to);
     else
         is_noted = tp_parts_add(&copy->ahead, from, to);
-    tp_parts_add(&copy->valid, from, to);
+    if (is_home)
+        tp_parts_add(&copy->valid, from, to);
     outdate_others(copy, from, to);
     uv_mutex_unlock(&c->lock);
     return is_noted ? 0 : -1;
@@ -774,8 +822,7 @@ int tp_copies_adopt(tp_copies *c, const tp_open_device *open, tp_array *a, cl_me
     }
     bool is_other = copy->mem != mem, is_noted = false;
     if (!is_other) {
-        is_noted = tp_parts_add(&copy->ahead, 0, a->size) &&
-                   tp_parts_add(&copy->valid, 0, a->size);
+        is_noted = tp_parts_add(&copy->ahead, 0, a->size);
         outdate_others(copy, 0, a->size);
         copy->foreign = type;
     }

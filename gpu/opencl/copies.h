@@ -1,14 +1,15 @@
 /* copies.h: the copies that devices with memory of their own have of typed arrays.
  *
  * A copy is of a part of an array, on one device. It knows which of its bytes are as in the array
- * (valid), and which are newer than in the array (ahead): a kernel has written them, and they were
- * not copied back ("brought home") yet. Of each byte at most one copy is ahead. A copy is freed
+ * (valid), and which are newer than in the array (ahead, whether or not they count as valid): a
+ * kernel has written them, and they were not copied back ("brought home") yet. Of each byte at most
+ * one copy is ahead. A copy is freed
  * with its array, or when its device needs the memory for another copy. When its device's life is
  * over (life.h) what was ahead is lost: whoever wants it is told so, until other elements take its
  * place.
  *
  * Whoever sets elements marks the array afterwards (tp_array_touch). Whenever a copy is taken the
- * mark is looked at: if it is set, only bytes that are ahead remain valid in the array's copies. */
+ * mark is looked at: if it is set, nothing is valid in the array's copies, but for what is ahead. */
 #ifndef TP_COPIES_H
 #define TP_COPIES_H
 
@@ -57,6 +58,7 @@ typedef struct tp_mover {
     const tp_life *life;    /* whose queue it is */
     uint32_t worker;
     uint64_t job;
+    bool asks_nothing; /* to make room the device is asked for nothing that it may not come to */
     cl_int *shortage; /* set to how that failed for want of memory; NULL: nobody asks */
 } tp_mover;
 
@@ -75,7 +77,7 @@ void tp_copies_give_back(tp_copies *c, tp_copy *copy);
 /* The device is short of memory. Gives back some that can be had again, in this order: what idle
  * queues keep for their next launches; the copy that was used longest ago, of those that nobody
  * uses and that have nothing ahead; such a one that is ahead, which is brought home; pinned memory.
- * False: there was nothing. Blocks; no lock but that of a launch's turn may be held. */
+ * The device has to be asked for the last two. False: there was nothing. Blocks; no lock but that of a launch's turn may be held. */
 bool tp_copies_make_room(tp_copies *c, const tp_open_device *open, const tp_mover *mover);
 
 /* That was not enough, and what launches use was waited for; how often it was so far. Whoever has
@@ -86,6 +88,9 @@ uint64_t tp_copies_shortages(const tp_copies *c);
 /* Gives back memory for moving bytes of that device's copies of which little was wanted since the
  * last call. */
 void tp_copies_trim(tp_copies *c, const tp_open_device *open);
+/* A life has been abandoned: wakes who waits for a copy in it, which may never come. No lock may be
+ * held. */
+void tp_copies_wake(tp_copies *c);
 /* Gives back what copies have in that life, which is over, unless somebody still uses it: then that
  * is done when it is given back. */
 void tp_copies_end(tp_copies *c, const tp_life *life);

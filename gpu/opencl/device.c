@@ -17,7 +17,8 @@ enum {
     /* a wait for a launch first spins: sleeping would take as long as a small launch */
     SPIN_NS = 100 * 1000,
     NAP_NS = 2000 * 1000,
-    ASK_NS = 10 * 1000 * 1000
+    ASK_NS = 10 * 1000 * 1000,
+    TRIM_NS = 1000 * 1000 * 1000
 };
 
 /* ---- queues ---- */
@@ -161,6 +162,27 @@ static tp_transfer transfer_of(const tp_queue *q)
     return (tp_transfer){ .open = &q->open, .queue = q->queue };
 }
 
+/* Before a copy with the queue, whose last launch has been waited for. Looks at its pinned memory
+ * now and then: some may not be needed any more, and there may be some again. */
+static void look(tp_queue *q)
+{
+    tp_transfer t = transfer_of(q);
+    uint64_t now = uv_hrtime();
+    if (now < q->trim_at)
+        return;
+    q->trim_at = now + TRIM_NS;
+    tp_pinned_trim(&q->pinned, &t);
+}
+
+/* Nobody takes the place of the thread if it hangs, as for the device's own. */
+static tp_mover mover_of(tp_queue *q)
+{
+    return (tp_mover){ .queue = q->queue,
+                       .pinned = &q->pinned,
+                       .life = q->open.life,
+                       .asks_nothing = tp_room_is_busy(&q->open.life->room) };
+}
+
 static void free_queue(tp_ref *r)
 {
     tp_queue *q = (tp_queue *)r;
@@ -302,10 +324,10 @@ static bool find_room(tp_queue *q, shortage *s)
 {
     const tp_open_device *o = &q->open;
     tp_room *room = &o->life->room;
-    tp_mover mover = { .queue = q->queue, .pinned = &q->pinned, .life = o->life };
+    tp_mover mover = mover_of(q);
     tp_transfer t = transfer_of(q);
     if (tp_copies_make_room(tp_opencl_copies(q->executor), o, &mover) ||
-        tp_pinned_give_up(&q->pinned, &t))
+        (!mover.asks_nothing && tp_pinned_give_up(&q->pinned, &t)))
         return true;
     if (s->is_alone)
         return false;
@@ -368,6 +390,7 @@ int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, v
     size_t room = size ? size : 1; /* OpenCL has no empty buffers */
     if (settle(q, err))
         return -1;
+    look(q);
     if (room > o->device->max_alloc)
         return tp_error_set(err, TP_ESYS, "%s: a buffer of %s is over the device's largest, %s",
                             o->device->name, tp_amount_of_bytes(wanted, room),
@@ -400,9 +423,10 @@ int tp_buffer_of_array(tp_buffer **out, tp_queue *q, tp_array *array, tp_error *
 {
     const tp_open_device *o = &q->open;
     tp_copies *copies = tp_opencl_copies(q->executor);
-    tp_mover mover = { .queue = q->queue, .pinned = &q->pinned, .life = o->life };
     if (settle(q, err))
         return -1;
+    look(q);
+    tp_mover mover = mover_of(q);
     tp_copy *copy = tp_copies_take(copies, o, array, 0, array->size, &mover);
     if (!copy)
         return tp_copies_bring_array_home(array, err)
@@ -502,6 +526,7 @@ int tp_buffer_read(tp_queue *q, tp_buffer *b, size_t at, void *to, size_t size, 
     tp_transfer t = transfer_of(q);
     if (tp_buffer_check_life(b, err) || settle(q, err))
         return -1;
+    look(q);
     b = whole_of(b, &at);
     if (b->array)
         rc = exchange(q, b, at, CL_MAP_READ, to, NULL, size);
@@ -521,6 +546,7 @@ int tp_buffer_write(tp_queue *q, tp_buffer *b, size_t at, const void *from, size
     tp_transfer t = transfer_of(q);
     if (tp_buffer_check_life(b, err) || settle(q, err))
         return -1;
+    look(q);
     b = whole_of(b, &at);
     if (b->array)
         rc = exchange(q, b, at, CL_MAP_WRITE, NULL, from, size);

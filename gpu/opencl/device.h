@@ -39,6 +39,7 @@ typedef struct tp_queue {
     /* ---- for the thread that made it; the last owner frees it on any ---- */
     cl_command_queue queue;
     tp_pinned pinned; /* for copies there and back */
+    uint64_t trim_at; /* when it is looked at (uv_hrtime) */
     tp_buffer *held[TP_HELD_MAX]; /* buffers that commands use which may still run */
     unsigned n_held;
     /* held: programs that commands run which may still run, and which are to be stored then */

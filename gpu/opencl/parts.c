@@ -3,10 +3,12 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <uv.h>
 
-bool tp_parts_grow(tp_parts *s)
+/* Makes room for so many more ranges; false when out of memory. */
+static bool grow(tp_parts *s, unsigned more)
 {
-    if (s->n < s->capacity)
+    if (s->n + more <= s->capacity)
         return true;
     unsigned capacity = s->capacity ? 2 * s->capacity : 4;
     tp_part *list = realloc(s->list, capacity * sizeof *list);
@@ -27,7 +29,7 @@ bool tp_parts_add(tp_parts *s, size_t from, size_t to)
 {
     if (from >= to)
         return true;
-    if (!tp_parts_grow(s))
+    if (!grow(s, 2)) /* one that is cut needs no memory then */
         return false;
     unsigned i = 0, k;
     while (i < s->n && s->list[i].to < from)
@@ -44,18 +46,18 @@ bool tp_parts_add(tp_parts *s, size_t from, size_t to)
 
 void tp_parts_remove(tp_parts *s, size_t from, size_t to)
 {
-    for (unsigned i = 0; i < s->n;) {
+    for (unsigned i = 0; i < s->n && from < to;) {
         tp_part *one = &s->list[i];
         if (one->to <= from || one->from >= to) {
             i++;
         } else if (one->from < from && one->to > to) {
             tp_part rest = { to, one->to };
             one->to = from;
-            if (tp_parts_grow(s)) {
-                memmove(s->list + i + 2, s->list + i + 1, (s->n - i - 1) * sizeof *s->list);
-                s->list[i + 1] = rest;
-                s->n++;
-            }
+            while (!grow(s, 1)) /* what would be lost is a user's data */
+                uv_sleep(1);
+            memmove(s->list + i + 2, s->list + i + 1, (s->n - i - 1) * sizeof *s->list);
+            s->list[i + 1] = rest;
+            s->n++;
             return;
         } else if (one->from < from) {
             one->to = from;

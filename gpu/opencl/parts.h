@@ -17,14 +17,11 @@ typedef struct tp_parts {
 
 void tp_parts_free(tp_parts *s);
 
-/* Makes room for one more range; false when out of memory. */
-bool tp_parts_grow(tp_parts *s);
-
-/* False when out of memory. */
+/* False when out of memory: then nothing was added. */
 bool tp_parts_add(tp_parts *s, size_t from, size_t to);
 
-/* Removes from..to-1 from the ranges. When a range is cut in two and there is no memory for both,
- * the second half is lost, unless there is room for it (tp_parts_grow). */
+/* Removes from..to-1 from the ranges. The first time after tp_parts_add a range can be cut in two
+ * without memory; later that may be waited for. */
 void tp_parts_remove(tp_parts *s, size_t from, size_t to);
 
 /* The first part of from..to-1 that is in the list (`is_in`) or is not; false when there is

@@ -48,7 +48,10 @@ typedef struct tp_cl_scout {
     /* held. Of a fresh one: NULL if it could not be made, and set by the scout, with `has_ended` */
     tp_life *life;
 
-    struct tp_cl_scout *next;     /* guarded by pool->lock */
+    /* ---- guarded by pool->lock ---- */
+    struct tp_cl_scout *next;
+    unsigned waiting; /* threads that wait for it: it stays */
+    /* ---- ---- */
     _Atomic uint64_t launched_ns; /* the scout writes it (relaxed); 0: not yet */
     bool has_ended, has_run;      /* guarded by the engine's lock */
 } tp_cl_scout;

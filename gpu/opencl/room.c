@@ -6,6 +6,7 @@
 #include "opencl/room.h"
 
 #include "base/amount.h"
+#include "base/thread.h"
 
 #include <stdio.h>
 
@@ -15,18 +16,12 @@ static const uint64_t ASK_NS = 50 * 1000 * 1000, PATIENCE_NS = 1000 * 1000 * 100
 int tp_room_open(tp_room *r, const tp_cl_device *device, tp_error *err)
 {
     r->device = device;
-    if (uv_mutex_init(&r->lock))
-        return tp_error_set(err, TP_ESYS, "cannot create a lock");
-    if (uv_cond_init(&r->changed) == 0)
-        return 0;
-    uv_mutex_destroy(&r->lock);
-    return tp_error_set(err, TP_ESYS, "cannot create a condition variable");
+    return tp_lock_open(&r->lock, &r->changed, err);
 }
 
 void tp_room_close(tp_room *r)
 {
-    uv_cond_destroy(&r->changed);
-    uv_mutex_destroy(&r->lock);
+    tp_lock_close(&r->lock, &r->changed);
 }
 
 /* ---- counts ---- */
@@ -157,10 +152,27 @@ static tp_tenant *find_unused(tp_room *r, tp_tenant *after)
     return NULL;
 }
 
+static bool runs_more(const tp_room *r) /* locked */
+{
+    for (const tp_tenant *t = r->tenants; t; t = t->next)
+        if (t->is_running && t != r->alone)
+            return true;
+    return false;
+}
+
+bool tp_room_is_busy(tp_room *r)
+{
+    uv_mutex_lock(&r->lock);
+    bool is = runs_more(r);
+    uv_mutex_unlock(&r->lock);
+    return is;
+}
+
 bool tp_room_empty(tp_room *r, bool all)
 {
     bool has_given = false;
     uv_mutex_lock(&r->lock);
+    all = all && !runs_more(r);
     /* it stays in the list as long as it is marked */
     for (tp_tenant *t = find_unused(r, NULL); t; t = find_unused(r, t)) {
         t->is_emptied = true;

@@ -79,8 +79,12 @@ void tp_room_end_use(tp_room *r, tp_tenant *t);
 void tp_room_begin(tp_room *r, tp_tenant *t);
 void tp_room_end(tp_room *r, tp_tenant *t);
 
-/* Has the tenants that are not used give back their memory; false: they had none. With `all` see
- * tp_tenant. */
+/* Does any launch run but the one that is alone? It may never end. */
+bool tp_room_is_busy(tp_room *r);
+
+/* Has the tenants that are not used give back their memory; false: they had none. With `all`, for
+ * which the caller has to be alone, see tp_tenant; but not beside a launch that was given up: what
+ * the device is asked for may wait for that without an end. */
 bool tp_room_empty(tp_room *r, bool all);
 
 /* The tenant's launch has failed for want of memory, and has ended. Waits until no other runs, but

@@ -139,7 +139,7 @@ static void free_scouts(tp_cl_pool *p)
 {
     for (tp_cl_scout **at = &p->scouts, *s; (s = *at);) {
         uv_mutex_lock(tp_engine_lock(p->engine));
-        bool is_over = s->has_ended;
+        bool is_over = s->has_ended && s->waiting == 0;
         uv_mutex_unlock(tp_engine_lock(p->engine));
         if (!is_over) {
             at = &s->next;
@@ -346,11 +346,16 @@ static bool is_awaited(const tp_cl_scout *s)
 }
 
 /* Waits for two scouts, of which the first is preferred; returns the one that has run its kernel,
- * or NULL. `second`: NULL, to wait for a little while only. */
+ * or NULL. `second`: NULL, to wait for a little while only. Called with p->lock held, which it
+ * releases meanwhile: a compiler may take long, and other devices are used. */
 static tp_cl_scout *await(tp_cl_pool *p, tp_cl_scout *first, tp_cl_scout *second)
 {
     uv_mutex_t *lock = tp_engine_lock(p->engine);
-    tp_cl_scout *found = NULL;
+    tp_cl_scout *found = NULL, *both[] = { first, second };
+    for (int i = 0; i < 2; i++)
+        if (both[i])
+            both[i]->waiting++;
+    uv_mutex_unlock(&p->lock);
     uv_mutex_lock(lock);
     for (;;) {
         uint64_t launched =
@@ -366,6 +371,10 @@ static tp_cl_scout *await(tp_cl_pool *p, tp_cl_scout *first, tp_cl_scout *second
         uv_cond_timedwait(&p->idle.ended, lock, ASK_NS);
     }
     uv_mutex_unlock(lock);
+    uv_mutex_lock(&p->lock);
+    for (int i = 0; i < 2; i++)
+        if (both[i])
+            both[i]->waiting--;
     return found;
 }
 
@@ -404,11 +413,12 @@ static void say_stuck(const tp_cl_pool *p, const tp_cl *cl, unsigned device, tp_
                      cl->devices[device].name, cl->devices[other].name, how);
 }
 
-/* Finds a life in which the device runs a kernel: the one that it has, or a new one; NULL with err
- * set when it runs none. The caller holds it. */
-static tp_life *find_life(tp_cl_pool *p, const tp_cl *cl, unsigned device, tp_error *err)
+/* Finds a life in which the device runs a kernel: `life`, which it has (or NULL), or a new one; NULL
+ * with err set when it runs none. The caller holds it. Called with p->lock held, which it releases
+ * meanwhile. */
+static tp_life *find_life(tp_cl_pool *p, const tp_cl *cl, unsigned device, tp_life *life,
+                          tp_error *err)
 {
-    tp_life *life = p->lives[device];
     bool is_over = life && tp_life_is_over(life);
     tp_cl_pool_reap(p); /* what scouts have found out before is not what is true now */
     tp_cl_scout *here = life && !is_over ? send_scout(p, cl, device, life, err) : NULL;
@@ -436,14 +446,34 @@ static void replace_life(tp_cl_pool *p, unsigned device, tp_life *fresh)
         return;
     }
     tp_life_abandon(old);
+    tp_copies_wake(&p->copies);
     old->next = p->abandoned;
     p->abandoned = old;
 }
 
-/* Called with p->lock held. */
+static bool is_stuck_now(tp_cl_pool *p, unsigned device)
+{
+    uv_mutex_lock(tp_engine_lock(p->engine));
+    bool is = is_stuck(p, device, false);
+    uv_mutex_unlock(tp_engine_lock(p->engine));
+    return is;
+}
+
+/* Called with p->lock held, which it releases meanwhile. */
 static int free_up(tp_cl_pool *p, const tp_cl *cl, unsigned device, tp_error *err)
 {
-    tp_life *life = find_life(p, cl, device, err);
+    tp_life *life = NULL;
+    for (bool is_settled = false; !is_settled;) {
+        if (!is_stuck_now(p, device))
+            return 0;
+        tp_life *before = p->lives[device] ? tp_ref_hold(p->lives[device]) : NULL;
+        *err = (tp_error){ 0 };
+        life = find_life(p, cl, device, before, err);
+        is_settled = p->lives[device] == before; /* else another thread was faster */
+        tp_ref_drop(before);
+        if (!is_settled)
+            tp_ref_drop(life);
+    }
     if (!life)
         return -1;
     if (life == p->lives[device]) {
@@ -473,17 +503,13 @@ int tp_opencl_free_up(tp_executor *ex, unsigned device, tp_error *err)
 {
     tp_cl_pool *p = (tp_cl_pool *)ex;
     const tp_cl *cl = tp_host_opencl(ex->host, err);
-    int rc = 0;
+    int rc;
     if (!cl)
         return -1;
     if (device >= cl->n)
         return tp_error_set(err, TP_EUSAGE, "there is no device %u", device);
     uv_mutex_lock(&p->lock);
-    uv_mutex_lock(tp_engine_lock(p->engine));
-    bool is = is_stuck(p, device, false);
-    uv_mutex_unlock(tp_engine_lock(p->engine));
-    if (is)
-        rc = free_up(p, cl, device, err);
+    rc = free_up(p, cl, device, err);
     uv_mutex_lock(tp_engine_lock(p->engine));
     p->hung = (p->hung & ~((uint64_t)1 << device)) | (uint64_t)(rc != 0) << device;
     uv_mutex_unlock(tp_engine_lock(p->engine));

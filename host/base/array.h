@@ -119,7 +119,7 @@ typedef struct tp_array {
     tp_array_keeper *_Atomic keeper;
     /* ---- the keeper's, under its lock ---- */
     void *copies;     /* the first of them */
-    uint64_t version; /* how often is_touched was found set */
+    uint64_t version; /* moves on when copies that are being made are outdated */
 } tp_array;
 
 /* Somebody may change elements from now on whenever they like. Any thread. */

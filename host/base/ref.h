@@ -8,6 +8,7 @@
 #include "base/invariant.h"
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct tp_ref tp_ref;
@@ -35,6 +36,19 @@ static inline void *tp_ref_hold(void *ref)
     uint32_t before = atomic_fetch_add_explicit(&((tp_ref *)ref)->owners, 1, memory_order_relaxed);
     TP_ASSERT(before > 0);
     return ref;
+}
+
+/* One more owner, for who does not own it but keeps it from being freed meanwhile; false: nobody
+ * owns it any more. */
+static inline bool tp_ref_try_hold(void *ref)
+{
+    _Atomic uint32_t *owners = &((tp_ref *)ref)->owners;
+    uint32_t before = atomic_load_explicit(owners, memory_order_relaxed);
+    while (before > 0 && !atomic_compare_exchange_weak_explicit(
+                             owners, &before, before + 1, memory_order_relaxed,
+                             memory_order_relaxed))
+        ;
+    return before > 0;
 }
 
 /* One owner fewer; the last one frees. Accepts NULL. Every drop releases and the last one acquires:

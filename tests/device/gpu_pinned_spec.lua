@@ -99,6 +99,21 @@ describe("A device with memory of its own", function()
     print(true)
   ]])
 
+  on_card("has pinned memory for buffers by hand again after it was short of it", "true\n", [[
+    local a, device = numbers(100000), tidepool.gpu.device "cpu"
+    local b = device:buffer("double", #a)
+    b:write(a)
+    local before = faults.faults_staged(0)
+    assert(before > 0)
+    assert(not pcall(device.buffer, device, "double", 1000000)) -- there is no room, and all that can be had is given back
+    for _ = 1, 600 do
+      b:write(a)
+      if faults.faults_staged(0) > before then break end
+      tidepool.sleep(0.05)
+    end
+    print(faults.faults_staged(0) > before)
+  ]], "FAULTS_ROOM=3000000")
+
   on_card("gets its pinned memory back when nothing needs it", "true\ntrue\n", [[
     local f = app:func(function(x) return x + 1 end)
     f:map(tidepool.range(2000000)):sum()

@@ -29,9 +29,10 @@
  * are, and nothing else; with faults_lock(1) no context can be made.
  * faults_stall(ms, blocks) has the next launch wait so long before it begins, for ever if that is
  * 0; with `blocks` in the call. faults_stalled() is how many have. With faults_occupy(1) launches
- * behind one that waits for ever wait, too, in its context, with faults_occupy(2) in all, until
- * faults_go_on() ends all such waits. faults_freed() is how many buffers of such a context were
- * freed meanwhile. faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n
+ * behind one that waits for ever wait, too, in its context, with faults_occupy(2) in all, with
+ * faults_occupy(3) copies and unmappings as well, until faults_go_on() ends all such waits.
+ * faults_stall_move(i) has the next copy wait for ever, in the call, faults_stall_unmap() the next
+ * unmapping. faults_freed() is how many buffers of such a context were freed meanwhile. faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n
  * copies from a device, faults_fail_flush(n) and faults_fail_finish(n) the next n calls of clFlush
  * and clFinish, faults_fail_buffer(n) the n-th buffer from now on, also a pinned one.
  * faults_moved(i) is how many bytes were copied to devices (0), from them (1) and between their
@@ -44,6 +45,7 @@
  * on their queue had not run; faults_fail_move(i, n) lets the n-th copy from now on fail;
  * faults_crowded() how many launches that were wider than all of their program before began beside
  * another one of it;
+ * faults_refused() how often there was no room (FAULTS_ROOM);
  * faults_waits() how often clFinish was called before everything had run. */
 #define CL_TARGET_OPENCL_VERSION 120
 #include <CL/cl.h>
@@ -226,11 +228,14 @@ static cl_event new_gate(cl_command_queue queue, long ns)
     return event;
 }
 
-/* An event that happens after FAULTS_LAZY; NULL: there is no such delay. */
-static cl_event delay(cl_command_queue queue)
+/* An event that happens after FAULTS_LAZY, or when what occupies the device has gone on; NULL:
+ * there is no such delay. */
+static cl_event delay(cl_command_queue queue, bool is_waited_for)
 {
+    if (atomic_load(&occupied) && atomic_load(&occupies) == 3)
+        return new_gate(queue, FOR_EVER);
     const char *lazy = getenv("FAULTS_LAZY");
-    return lazy ? new_gate(queue, atol(lazy)) : NULL;
+    return lazy && !is_waited_for ? new_gate(queue, atol(lazy)) : NULL;
 }
 
 static void count_move(int way, size_t size)
@@ -247,6 +252,27 @@ double faults_moved(int way)
 double faults_moves(int way)
 {
     return (double)atomic_load(&moves[way]);
+}
+
+static _Atomic int stalled, stall_moves[2], stall_unmaps;
+
+void faults_stall_move(int way)
+{
+    atomic_store(&stall_moves[way], 1);
+}
+
+void faults_stall_unmap(void)
+{
+    atomic_store(&stall_unmaps, 1);
+}
+
+/* Waits for ever if it is to. */
+static void pass_once(_Atomic int *is_to)
+{
+    if (!atomic_exchange(is_to, 0))
+        return;
+    atomic_fetch_add(&stalled, 1);
+    pass(FOR_EVER);
 }
 
 void faults_fail_reads(int n)
@@ -290,6 +316,7 @@ int faults_peak(void)
 }
 
 static _Atomic long held;
+static _Atomic int refused;
 static _Atomic int waits;
 static cl_event latest[QUEUES_MAX]; /* of each queue's last launch */
 static pthread_mutex_t latest_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -594,7 +621,14 @@ cl_int clRetainMemObject(cl_mem mem)
 static bool has_room(long size)
 {
     const char *room = getenv("FAULTS_ROOM");
-    return !room || atomic_load(&held) + size <= atol(room);
+    bool has = !room || atomic_load(&held) + size <= atol(room);
+    atomic_fetch_add(&refused, !has);
+    return has;
+}
+
+int faults_refused(void)
+{
+    return atomic_load(&refused);
 }
 
 cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void *host, cl_int *rc)
@@ -732,7 +766,7 @@ static void count_crowd(cl_command_queue queue, cl_kernel kernel, size_t width)
     }
 }
 
-static _Atomic int stall_ms = -1, stall_blocks, stalled;
+static _Atomic int stall_ms = -1, stall_blocks;
 
 void faults_stall(int ms, int blocks)
 {
@@ -751,7 +785,7 @@ static cl_event stall(cl_command_queue queue)
     long ms = atomic_exchange(&stall_ms, -1), ns = ms > 0 ? ms * 1000000 : FOR_EVER;
     cl_context where = atomic_load(&occupied);
     int how = atomic_load(&occupies);
-    if (ms < 0 && where && (how == 2 || (how == 1 && context_of(queue) == where)))
+    if (ms < 0 && where && (how >= 2 || (how == 1 && context_of(queue) == where)))
         return new_gate(queue, FOR_EVER);
     if (ms < 0)
         return NULL;
@@ -838,10 +872,11 @@ cl_int clEnqueueWriteBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, 
         return CL_INVALID_COMMAND_QUEUE;
     if (is_to_fail(0))
         return CL_OUT_OF_RESOURCES;
+    pass_once(&stall_moves[0]);
     count_work(queue, true);
     count_move(0, size);
     count_side(0, from, size);
-    cl_event later = blocks ? NULL : delay(queue), mine = NULL;
+    cl_event later = delay(queue, blocks), mine = NULL;
     cl_int rc = REAL(clEnqueueWriteBuffer)(queue, mem, blocks, offset, size, from,
                                            later ? 1 : n, later ? &later : events, &mine);
     if (later)
@@ -865,9 +900,10 @@ cl_int clEnqueueReadBuffer(cl_command_queue queue, cl_mem mem, cl_bool blocks, s
         return CL_OUT_OF_RESOURCES;
     if (is_to_fail(1))
         return CL_OUT_OF_RESOURCES;
+    pass_once(&stall_moves[1]);
     count_move(1, size);
     count_side(1, to, size);
-    cl_event later = blocks ? NULL : delay(queue), mine = NULL;
+    cl_event later = delay(queue, blocks), mine = NULL;
     cl_int rc = REAL(clEnqueueReadBuffer)(queue, mem, blocks, offset, size, to, later ? 1 : n,
                                           later ? &later : events, &mine);
     if (later)
@@ -967,8 +1003,13 @@ cl_int clEnqueueFillBuffer(cl_command_queue queue, cl_mem mem, const void *patte
 cl_int clEnqueueUnmapMemObject(cl_command_queue queue, cl_mem mem, void *mapped, cl_uint n,
                                const cl_event *events, cl_event *event)
 {
+    pass_once(&stall_unmaps);
+    cl_event later = n == 0 ? delay(queue, true) : NULL;
     /* PoCL keeps memory, and its context, as long as it is mapped */
-    cl_int rc = REAL(clEnqueueUnmapMemObject)(queue, mem, mapped, n, events, event);
+    cl_int rc = REAL(clEnqueueUnmapMemObject)(queue, mem, mapped, later ? 1 : n,
+                                              later ? &later : events, event);
+    if (later)
+        clReleaseEvent(later);
     return is_dead_queue(queue) ? CL_OUT_OF_RESOURCES : rc;
 }
 
