@@ -212,8 +212,8 @@ static void forget(tp_array_keeper *keeper, tp_array *a)
     free_list(list);
 }
 
-/* Locked, or nobody else is there. One owner fewer; if that was the last, the caller frees the queue
- * (free_shared). Else NULL. */
+/* Locked, or nobody else is there. One owner fewer; if that was the last, the caller frees the
+ * queue (free_shared). Else NULL. */
 static tp_copies_queue *drop_shared(tp_copies_queue *q)
 {
     return --q->owners ? NULL : q;
@@ -692,7 +692,8 @@ tp_copy *tp_copies_take(tp_copies *c, const tp_open_device *open, tp_array *a, s
     }
 }
 
-/* Locked. The first of the copy's bytes from..to-1 that are older than elsewhere; false: none are. */
+/* Locked. The first of the copy's bytes from..to-1 that are older than elsewhere; false: none
+ * are. */
 static bool find_missing(const tp_copy *copy, size_t from, size_t to, tp_part *part)
 {
     tp_part newer;

@@ -9,7 +9,7 @@
  * place.
  *
  * Whoever sets elements marks the array afterwards (tp_array_touch). Whenever a copy is taken the
- * mark is looked at: if it is set, nothing is valid in the array's copies, but for what is ahead. */
+ * mark is looked at: if it is set, nothing is valid in the array's copies but for what is ahead. */
 #ifndef TP_COPIES_H
 #define TP_COPIES_H
 
@@ -77,7 +77,8 @@ void tp_copies_give_back(tp_copies *c, tp_copy *copy);
 /* The device is short of memory. Gives back some that can be had again, in this order: what idle
  * queues keep for their next launches; the copy that was used longest ago, of those that nobody
  * uses and that have nothing ahead; such a one that is ahead, which is brought home; pinned memory.
- * The device has to be asked for the last two. False: there was nothing. Blocks; no lock but that of a launch's turn may be held. */
+ * The device has to be asked for the last two. False: there was nothing. Blocks; no lock but that
+ * of a launch's turn may be held. */
 bool tp_copies_make_room(tp_copies *c, const tp_open_device *open, const tp_mover *mover);
 
 /* That was not enough, and what launches use was waited for; how often it was so far. Whoever has

@@ -163,7 +163,6 @@ describe("A device whose memory is short", function()
   ]], "FAULTS_CARD=1 FAULTS_MEMORY=1000000")
 
   script("is not asked again by each slice for what it has no room for", [[
-    ffi.cdef "int faults_refused(void);"
     local list = {}
     for i = 1, 40000 do list[i] = i end
     for _ = 1, 40 do

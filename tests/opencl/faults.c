@@ -32,7 +32,8 @@
  * behind one that waits for ever wait, too, in its context, with faults_occupy(2) in all, with
  * faults_occupy(3) copies and unmappings as well, until faults_go_on() ends all such waits.
  * faults_stall_move(i) has the next copy wait for ever, in the call, faults_stall_unmap() the next
- * unmapping. faults_freed() is how many buffers of such a context were freed meanwhile. faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n
+ * unmapping. faults_freed() is how many buffers of such a context were freed meanwhile.
+ * faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n
  * copies from a device, faults_fail_flush(n) and faults_fail_finish(n) the next n calls of clFlush
  * and clFinish, faults_fail_buffer(n) the n-th buffer from now on, also a pinned one.
  * faults_moved(i) is how many bytes were copied to devices (0), from them (1) and between their
