@@ -14,7 +14,8 @@ local ffi, tidepool = require "ffi", require "tidepool"
 ffi.cdef "void faults_kill(int n); void faults_kill_on(int n, int device); void faults_kill_all(void); void faults_kill_queues(void);"
 ffi.cdef "int faults_deaths(void); int faults_contexts(void); void faults_lock(int is); double faults_moved(int way);"
 ffi.cdef "void faults_stall(int ms, int blocks); int faults_stalled(void); void faults_occupy(int how); void faults_go_on(void);"
-ffi.cdef "void faults_stall_move(int way); void faults_stall_unmap(void); void faults_fail_move(int way, int n); int faults_refused(void);"
+ffi.cdef "void faults_stall_move(int way); void faults_stall_unmap(void);"
+ffi.cdef "void faults_fail_move(int way, int n); int faults_refused(void);"
 ffi.cdef "int faults_freed(void); double faults_held(void); void faults_fail_buffer(int n); void faults_fail(int n);"
 local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
 local app = tidepool.App("card", { gpu = "any" })
