@@ -23,8 +23,8 @@ local builtins = {}
 ---@field min integer arguments that it needs
 ---@field arg string type of its arguments: "num", "int" or "uint64"
 ---@field results string[] types of its results
----@field emit fun(need: fun(name: string): string, args: string[], single: boolean): string[] one C expression per result;
----   `need` asks for a helper of PRELUDE in the form at hand (scalar or vector) and gives its name
+---@field emit fun(need: fun(name: string): string, args: string[], single: boolean, kind: string?): string[] one C expression per result;
+---   `need` asks for a helper of PRELUDE in the form at hand (scalar or vector) and gives its name; `kind` is that of 64-bit integers
 ---@field takes_text boolean? its arguments stand between commas only; else they must be in one piece
 ---@field takes_wide boolean? its arguments may be 64-bit integers
 ---@field wide { counts: integer?, emit: function }? what it is where one of the first `counts` arguments (of all) is a 64-bit integer:
@@ -141,6 +141,31 @@ for _, fn in ipairs { bit.band, bit.bor, bit.bxor, bit.lshift, bit.rshift, bit.a
     known[fn].takes_wide = true
 end
 
+-- The updates of elements that a:add, a:max and a:min are, where no operator has their meaning: an
+-- int32 wraps around, and of 64-bit integers there is a greater one.
+local function array_add() end
+local extremes = {}
+helped(array_add, "array:add", "lua_add_int", 2, "int", "int")
+for _, name in ipairs { "max", "min" } do
+    local fn = function() end
+    extremes[name] = fn
+    helped(fn, "array:" .. name, "lua_" .. name, 2)
+    known[fn].takes_wide = true
+    known[fn].wide = { emit = function(_, args, _, kind)
+        if kind == "uint64" then return { ("%s(%s, %s)"):format(name, args[1], args[2]) } end
+        return { ("as_ulong(%s(as_long(%s), as_long(%s)))"):format(name, args[1], args[2]) }
+    end }
+end
+
+---The function that an update of an element calls; nil: it is a plus.
+---@param method "add"|"max"|"min"
+---@param ctype string the type of the elements
+---@return function?
+function builtins.updates(method, ctype)
+    if method == "add" then return ctype == "int32" and array_add or nil end
+    return (ctype == "int64" or ctype == "uint64") and extremes[method] or math[method]
+end
+
 add(error, { name = "error", min = 0, special = "error" })
 add(assert, { name = "assert", min = 0, special = "assert" })
 add(tonumber, { name = "tonumber", min = 0, special = "tonumber" })
@@ -233,6 +258,7 @@ if (!isfinite(b)) return b != b ? b : a * (b > #0 ? INFINITY : #0);
     lua_fraction = simple("$R %s($R a)", "return copysign(isinf(a) ? ($R)(#0) : a - lua_trunc$S(a), a);", "lua_trunc"),
     lua_mantissa = by_lane("$R", "$R a", "lua_frexp_part(a@, 0)", "lua_frexp_part"),
     lua_exponent = by_lane("$R", "$R a", "lua_frexp_part(a@, 1)", "lua_frexp_part"),
+    lua_add_int = simple("$I %s($I a, $I b)", "return as_$I(as_$U(a) + as_$U(b));"),
     lua_rshift = simple("$I %s($I a, $I b)", "return as_$I(as_$U(a) >> as_$U(b & 31));"),
     lua_bswap = simple("$I %s($I a)", [[
 $U u = as_$U(a);
@@ -253,6 +279,9 @@ int e = 0;
     lua_is_whole = function(form)
         if form.lanes == 1 then return "static inline int %s($R i)", "return i == lua_floor(i) && isfinite(i);", "lua_floor" end
         return ("static inline %s %%s($R i)"):format(form.single and "$I" or "$L"), "return (i == lua_floor$S(i)) & isfinite(i);", "lua_floor"
+    end,
+    lua_is_rounded = function(form)
+        return ("static inline %s %%s($R i)"):format(form.lanes == 1 and "int" or form.single and "$I" or "$L"), "return i == lua_floor$S(i);", "lua_floor"
     end,
     -- The index, of 1 to n, that a whole number is when they begin again at the other side.
     lua_wrap = function(form)

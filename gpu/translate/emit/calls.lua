@@ -98,7 +98,7 @@ local function call_builtin(self, node, made)
         end
     end
     local emit = made.wide and builtin.wide.emit or builtin.emit
-    local texts = emit(function(name) return self:need(name, varies) end, args, self.single)
+    local texts = emit(function(name) return self:need(name, varies) end, args, self.single, made.wide)
     local results = {}
     for i, c in ipairs(texts) do results[i] = { c = c, kind = made.wide or builtin.results[i], varies = varies } end
     return results
@@ -208,7 +208,7 @@ function expressions.by_tag.Call(self, node)
 end
 
 -- The values of an expression list, as `values` in infer/walk.lua. `made`: the call whose arguments
--- these are.
+-- these are. A call at the end gives all that it has, also where it was replaced by what it gave.
 function Emitter:values(exprs, made)
     local statics = {}
     for _, input in ipairs(made and made.inputs or {}) do
@@ -219,7 +219,9 @@ function Emitter:values(exprs, made)
     for i, node in ipairs(exprs) do
         if params and params[i] and statics[params[i]] then
             list[#list + 1] = { c = "", kind = "static", varies = false }
-        elseif node.tag == "Call" and i == #exprs and not self.inst.constants[node] then
+        elseif self.replaced and self.replaced[node] and self.replaced[node].all and i == #exprs then
+            for _, value in ipairs(self.replaced[node].all) do list[#list + 1] = value end
+        elseif node.tag == "Call" and i == #exprs and not self.inst.constants[node] and not (self.replaced and self.replaced[node]) then
             local results = self:call(node)
             if self.inst.calls[node].never_returns then results = { literal(0) } end
             for _, value in ipairs(results) do list[#list + 1] = value end

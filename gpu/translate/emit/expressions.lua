@@ -16,7 +16,7 @@ local expression = {}
 
 function Emitter:expr(node)
     local known = self.replaced and self.replaced[node]
-    if known then return known end
+    if known then return known.given and self:expr(known.given) or known end
     local constant = self.inst.constants[node]
     if constant then
         local kind = self.inst.types[node]
@@ -238,6 +238,29 @@ function expression.Method(self, node)
         self:line("%s %s = %s;", self:type(kind, false), t, border and ("%s ? %s : %s"):format(table.concat(inside, " && "), read, border) or read)
     end
     return { c = t, kind = kind, varies = varies }
+end
+
+-- A number as an element of that type would be; what has to be whole, and is not, fails.
+function expression.Operand(self, node)
+    local value, kind, code = self:hold(self:expr(node.expr)), self.inst.types[node], self.inst.codes[node]
+    if code and not value.literal then
+        local right = ("%s(%s)"):format(self:need("lua_is_rounded", value.varies), value.c)
+        if value.varies then
+            local bad = self:temp "m"
+            self:line("%s %s = %s;", self.mask_type, bad, bare(self:masked("~" .. right)))
+            self:open("if (any(%s)) {", bad)
+            self:fail(("%d"):format(code), bad, { value.c })
+        else
+            self:open("if (!%s) {", right)
+            self:fail(("%d"):format(code), nil, { value.c })
+        end
+        self:close()
+    end
+    if WIDE[kind] then return { c = self:as(value, kind, value.varies), kind = kind, varies = value.varies } end
+    local from = value.kind == "k" and "num" or value.kind
+    local c = self.unit:stored(self:as(value, from, value.varies), from, node.ctype, value.varies and self.lanes or 1)
+    if kind == "num" then c = ("convert_%s(%s)"):format(self:type(kind, value.varies), bare(c)) end
+    return { c = c, kind = kind, varies = value.varies }
 end
 
 function expression.Fixed(self, node) return captured(self, node.static) end

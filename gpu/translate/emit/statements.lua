@@ -118,15 +118,19 @@ end
 function statement.LocalFunction() end
 
 -- Reads an element, and tries to replace it by what `evaluate` makes of it until no other work item
--- has changed it in between. `at`: the element's text.
-local function try_until_done(self, at, reads, ctype, evaluate)
+-- has changed it in between. `at`: the element's text; `update`: as infer/updates.lua has it.
+local function try_until_done(self, at, update, ctype, evaluate)
     local was, c_type = self:temp "w", C_ELEMENT[ctype]
     local is_int = ({ int32 = true, int16 = true, int8 = true, uint16 = true, uint8 = true })[ctype]
     local kind = is_int and "int" or wide.KINDS[ctype] and ctype or "num"
     self:line("%s %s = %s;", c_type, was, at)
+    local draws = self.inst.draws and not self.inst.simd and self:temp "d"
+    if draws then self:line("const ulong %s[2] = { draws[0], draws[1] };", draws) end
     self:open("for (;;) {")
+    if draws then self:line("draws[0] = %s[0]; draws[1] = %s[1];", draws, draws) end -- draws what it drew before, when it tries again
     local replaced = setmetatable({}, { __index = self.replaced })
-    for node in pairs(reads) do replaced[node] = { c = ("(%s)%s"):format(self:type(kind, false), was), kind = kind, varies = false } end
+    for node, given in pairs(update.given) do replaced[node] = { given = given } end
+    for node in pairs(update.reads) do replaced[node] = { c = ("(%s)%s"):format(self:type(kind, false), was), kind = kind, varies = false } end
     local outer = self.replaced
     self.replaced = replaced
     local value = evaluate()
@@ -141,23 +145,28 @@ end
 -- is called with them for each lane.
 local function simple_update(self, node, target, update, entry, array, length)
     local parameters, parts, replaced = {}, {}, {}
+    local function hold(value)
+        value = self:hold(value)
+        if value.literal then return value end
+        parts[#parts + 1] = value
+        parameters[#parts] = ("%s v%d"):format(self:type(value.kind, false), #parts)
+        return { c = "v" .. #parts, kind = value.kind, varies = false }
+    end
     local function visit(part)
         if update.reads[part] or part.tag == "Number" then return end
         if not update.path[part] then
-            local value = self:hold(self:expr(part))
-            if value.literal then return end
-            parts[#parts + 1] = value
-            parameters[#parts] = ("%s v%d"):format(self:type(value.kind, false), #parts)
-            replaced[part] = { c = "v" .. #parts, kind = value.kind, varies = false }
+            local all = self:values { part }
+            for i, value in ipairs(all) do all[i] = hold(value) end
+            replaced[part] = setmetatable({ all = all }, { __index = all[1] })
             return
         end
-        for _, child in ipairs(part.tag == "Call" and part.args or { part.left or part.expr, part.right }) do visit(child) end
+        for _, child in ipairs(part.tag == "Call" and part.args or { update.given[part] or part.left or part.expr, part.right }) do visit(child) end
     end
     visit(node.exprs[1])
     local indent, outer = self.indent, self.replaced
     self.indent, self.replaced = 1, setmetatable(replaced, { __index = outer })
     local _, lines = self:aside(function()
-        try_until_done(self, "*p", update.reads, entry.ctype, function() return self:expr(node.exprs[1]) end)
+        try_until_done(self, "*p", update, entry.ctype, function() return self:expr(node.exprs[1]) end)
     end)
     self.indent, self.replaced = indent, outer
     local name = self.unit:function_name("lua_update")
@@ -188,7 +197,7 @@ local function update_element(self, node, update)
     local array, length = self.unit:capture_name(entry)
     if update.is_simple then return simple_update(self, node, target, update, entry, array, length) end
     local place = place_of(self, target, self:expr(target.key), length)
-    try_until_done(self, ("%s[%s]"):format(array, place), update.reads, entry.ctype, function() return self:expr(node.exprs[1]) end)
+    try_until_done(self, ("%s[%s]"):format(array, place), update, entry.ctype, function() return self:expr(node.exprs[1]) end)
 end
 
 local function store_element(self, node, value)

@@ -56,6 +56,7 @@ function statement.Local(inst, node, flow)
             at = at + 1
             local value = given[at]
             if value then check_given(inst, value) end
+            known.given = node.exprs[i] and not (i == #node.exprs and #node.vars > i) and node.exprs[i] or nil
             if value and value.kind ~= "nil" then
                 local is_start = var.assigned and wide_rules.is_start(value.node)
                 widen(inst, node, var, storable(inst, node, value.kind, ("'%s'"):format(var.name)), value.varies, is_start)

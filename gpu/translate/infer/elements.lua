@@ -179,6 +179,23 @@ function elements.element(inst, node, flow, is_written)
     return kind, varies
 end
 
+-- What a:add(i, v) and its like make of v first: what an element can be. Integers take only whole
+-- numbers.
+function expression.Operand(inst, node, flow)
+    local kind, varies = expr(inst, node.expr, flow)
+    if not WIDE[kind] then numeric(inst, node.expr, kind, ("'%s'"):format(node.method)) end
+    local constant = inst.constants[node.expr]
+    if kind == "num" and node.ctype ~= "float" and not (constant and constant == math.floor(constant)) then
+        local pieces = { ("%s:%d: array:%s: elements of type %s take whole numbers, got "):format((node.source or inst.fn.source).file, node.line,
+            node.method, node.ctype), { format = "%.14g" } }
+        pieces.numbers = { pieces[2] }
+        inst.codes[node] = inst:failure("message", node, ("%s of %s"):format(node.method, node.ctype))
+        inst.program.failures[inst.codes[node]].pieces = pieces
+        fails(inst, flow, varies)
+    end
+    return updates.OPERANDS[node.ctype], varies
+end
+
 -- An element of a room. Its index is in range: lower/places.lua has seen to it.
 function expression.Cell(inst, node, flow)
     numeric(inst, node.index, (expr(inst, node.index, flow)), "an index")

@@ -73,8 +73,8 @@ function walk.values(inst, exprs, flow, params)
 end
 
 function walk.block(inst, list, flow)
-    for _, node in ipairs(list) do
-        inst.flow = flow
+    for i, node in ipairs(list) do
+        inst.flow, inst.block, inst.block_at = flow, list, i
         local falls = statement[node.tag](inst, node, flow)
         inst.ends[node] = not falls
         if not falls then return false end
