@@ -165,12 +165,11 @@ describe("An element of a matrix on a device", function()
       ["\"mirror\"; what is beyond the border is"] = function(y, x) return m:at(y, x, "mirror") end,
       ["'m:at' with 1 argument; it takes (row, column, border)"] = function(y) return m:at(y) end,
       ["'plain' has no rows: plain:reshape(rows, columns) gives it some"] = function(y, x) return plain:at(y, x) end,
-      ["the method 'm:set'; on a device write m[(row - 1) * m.columns + column] = value"] = function(y, x) m:set(y, x, 1) end,
+      ["'m:set' takes (row, column, value)"] = function(y, x) m:set(1, y, x, 1) end,
+      ["what 'm:set' gives; on a device it is a statement that gives nothing"] = function(y, x) return m:set(y, x, 1) end,
+      ["'bytes:set' takes (plane, row, column, value)"] = function(y, x) bytes:set(y, x, 1) end,
       ["the method 'm:row'; on a device write m:at(row, column)"] = function(y, x) return m:row(y)[x] end,
-      ["the method 'm:fill'; on a device arrays have the methods at, add, max and min"] = function() m:fill(0) end,
-      ["'bytes:set'; on a device write bytes[((plane - 1) * bytes.rows + row - 1) * bytes.columns + column] = value"] = function(y, x)
-        bytes:set(1, y, x, 1)
-      end,
+      ["the method 'm:fill'; on a device arrays have the methods at, set, add, max and min"] = function() m:fill(0) end,
       ["on a device write m:at(row, column) for m[{ row, column }]"] = function(y, x) return m[{ y, x }] end,
       ["needs numbers, and this is a boolean"] = function(y, x) return m:at(y, x, x > 1) end,
     } do

@@ -28,7 +28,6 @@ describe("An update of an element on a device", function()
       a3[1 + (1 + i) % 2] = a3[(i + 1) % 2 + 1] + 1
       name[k] = a4[k] + 1
       a5[k] = other[k] + 1
-      a6[k] = inc(a6[k])
       a7[k] = get(k) + 1
       bump(a8, k)
       local old = a9[k]
@@ -38,6 +37,7 @@ describe("An update of an element on a device", function()
       a10[k] = now
       a11:add(k, 1)
     end)
+    run(function(i) a6[i % 2 + 1] = inc(a6[i % 2 + 1]) end) -- not in vectors, which lose most
     for k, array in ipairs(a) do assert.same({ k, COUNT / 2, COUNT / 2 }, { k, array[1], array[2] }) end
   end)
 
@@ -103,6 +103,47 @@ describe("An update of an element on a device", function()
     local fine, why = pcall(run, function(i) a[i % 2 + 1] = inc(a[i % 2 + 1]) end)
     assert.is_false(fine)
     assert.truthy(tostring(why):find("an update of 'a' by a function that changes something else", 1, true), tostring(why))
+  end)
+end)
+
+describe("a:set on a device", function()
+  local SHAPES = { { rows = 3, columns = 4 }, { planes = 2, rows = 3, columns = 4 } }
+
+  --- What elements of matrices are after these inputs, and what failed.
+  local function results(options, inputs)
+    local m, bytes = tidepool.array("double", SHAPES[1]), tidepool.array("int16", SHAPES[2])
+    local f = app:func(options) (function(i)
+      m:set(i, 1, 0.5 * i)
+      bytes:set(i % 2 + 1, 3, i, 70000 * i)
+      if i > 2 then m:set(2, i / 2, i) end
+      m:set(1, 1, 7)
+      return i
+    end)
+    local list = {}
+    for _, r in f:map(inputs, { return_exceptions = true }) do list[#list + 1] = type(r) == "number" and r or r.message:match "array:.*columns" end
+    for _, a in ipairs { m, bytes } do
+      for i = 1, #a do list[#list + 1] = a[i] end
+    end
+    return list
+  end
+
+  on_device("writes the element that it writes on threads, or fails as there", function()
+    local inputs = { 1, 2, 3, 4, 0, -1, 1.5, 0 / 0, 1 / 0, 1e20 }
+    local want = results({}, inputs)
+    assert.equal("array:set: there is no column 1.5 in 3 rows of 4 columns", want[3])
+    assert.same(want, results({ gpu = true }, inputs))
+  end)
+
+  on_device("loses nothing when it is an update", function()
+    local m, planes = tidepool.array("double", SHAPES[1]), tidepool.array("int32", SHAPES[2])
+    run(function(i)
+      local y, x = i % 2 + 1, i % 4 + 1
+      m:set(y, x, m:at(y, x) + 1)
+      planes:set(2, y, 1, 1 + planes:at(2, y, 1))
+    end)
+    local sum = 0
+    for i = 1, #m do sum = sum + m[i] end
+    assert.same({ COUNT, COUNT / 4, COUNT / 2 }, { sum, m:at(1, 1), planes:at(2, 2, 1) })
   end)
 end)
 

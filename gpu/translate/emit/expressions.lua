@@ -212,10 +212,9 @@ local function check_measured(self, made, code)
     if made.has_wrong then self:close() end
 end
 
--- An element of a matrix: a:at(y, x, border).
-function expression.Method(self, node)
-    local place, varies = self.inst.places[node], self.inst.varies[node]
-    local kind, integer = self.inst.types[node], varies and "int" or "long"
+-- Where an element of a matrix lies: its position from 0, and for each index whether it is inside.
+local function position(self, node, varies)
+    local place, integer = self.inst.places[node], varies and "int" or "long"
     local at, inside, is_one = nil, {}, true
     for i, size in ipairs(place.sizes) do
         local index, code, mode = place.indexes[i], place.codes[i], place.modes[i]
@@ -226,10 +225,25 @@ function expression.Method(self, node)
         at = at and ("%s * (%s)%s + %s"):format(i > 2 and "(" .. at .. ")" or at, integer, self.unit:capture_name(size), k) or k
         inside[i] = varies and not made.varies and ("(%s)(%s ? -1 : 0)"):format(self.mask_type, made.inside) or made.inside
     end
+    if varies and is_one then at = ("(int%d)(%s)"):format(self.lanes, at) end
+    return at, inside
+end
+
+-- The index of the element that a:set(y, x, v) writes.
+function expression.Place(self, node)
+    local varies = self.inst.varies[node]
+    local at = position(self, node, varies)
+    return self:hold { c = ("(convert_%s(%s) + %s)"):format(self:type("num", varies), at, number_text(1, self.single)), kind = "num", varies = varies }
+end
+
+-- An element of a matrix: a:at(y, x, border).
+function expression.Method(self, node)
+    local place, varies = self.inst.places[node], self.inst.varies[node]
+    local kind = self.inst.types[node]
+    local at, inside = position(self, node, varies)
     local border = place.border and self:as(self:expr(place.border), kind, varies)
     local array, t = self.unit:capture_name(place.array), self:temp "t"
     if varies then
-        if is_one then at = ("(int%d)(%s)"):format(self.lanes, at) end
         local read = ("%s(%s, %s)"):format(self.unit:load(place.array, place.kind), array, at)
         self:line("%s %s = %s;", self:type(kind, true), t, self:as({ c = read, kind = place.kind, varies = true }, kind, true))
         if border then self:line("%s = select(%s, %s, %s);", t, bare(border), t, self:mask_for(kind, table.concat(inside, " & "))) end

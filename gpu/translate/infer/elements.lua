@@ -28,7 +28,8 @@ local DIMENSIONS = { [2] = { "row", "column" }, [3] = { "plane", "row", "column"
 -- dimensions; indexes, codes: the nodes of the indexes, and the failures of those that may be
 -- wrong; modes = for each index "clamp", "wrap", "number" or false: it must be within the bounds;
 -- border = the node of that number }. How many dimensions the array has is baked in; so is, where
--- that matters, whether it has no rows: then no row is the nearest one.
+-- that matters, whether it has no rows: then no row is the nearest one. Of "a:set(y, x, v)" the same,
+-- which has no border.
 local function place_of(inst, node, flow)
     local base = static_of(inst, node.object)
     local path = base.path
@@ -40,7 +41,9 @@ local function place_of(inst, node, flow)
     local count = bake(inst, { path = path .. " (its dimensions)", key = base.key .. " dimensions", value = dimensions(), read = dimensions }).value
     if count == 1 then refuse(inst, node, "'%s' has no rows: %s:reshape(rows, columns) gives it some", path, path) end
     local names, border = DIMENSIONS[count], node.args[count + 1]
-    if #node.args < count or #node.args > count + 1 then
+    if node.name == "set" and #node.args ~= count then
+        refuse(inst, node, "'%s:set' takes (%s, value)", path, table.concat(names, ", "))
+    elseif #node.args < count or #node.args > count + 1 then
         refuse(inst, node, "'%s:at' with %d argument%s; it takes (%s, border)", path, #node.args, #node.args == 1 and "" or "s",
             table.concat(names, ", "))
     end
@@ -63,7 +66,7 @@ local function place_of(inst, node, flow)
         inst:capture("number", size)
         made.sizes[i] = inst.captured["number" .. size.key]
     end
-    local where = ("%s:%d: array:at: "):format((node.source or inst.fn.source).file, node.line)
+    local where = ("%s:%d: array:%s: "):format((node.source or inst.fn.source).file, node.line, node.name)
     for i, name in ipairs(names) do
         local kind, varies = expr(inst, node.args[i], flow)
         numeric(inst, node.args[i], kind, "an index")
@@ -86,7 +89,7 @@ local function place_of(inst, node, flow)
                 pieces[#pieces + 1] = { format = "%d", static = columns }
                 pieces[#pieces + 1] = " columns"
             end
-            made.codes[i] = inst:failure("message", node, ("%s of '%s' %s"):format(name, base.key, has_border and mode or ""))
+            made.codes[i] = inst:failure("message", node, ("%s of '%s' %s %s"):format(name, base.key, node.name, has_border and mode or ""))
             inst.program.failures[made.codes[i]].pieces = pieces
             fails(inst, flow, varies)
         end
@@ -114,19 +117,24 @@ local function matrix_element(inst, node, flow)
     return kind, made.varies or false
 end
 
+-- The number of the element that a:set writes.
+function expression.Place(inst, node, flow)
+    local made = place_of(inst, node, flow)
+    inst.places[node] = made
+    return "num", made.varies or false
+end
+
 -- What is written on a device in the place of a method of arrays.
 local function instead_of(name, path, has_planes)
     if name == "row" or name == "plane" then return ("write %s:at(%srow, column)"):format(path, has_planes and "plane, " or "") end
-    if name ~= "set" then return ("arrays have the methods at, add, max and min; call '%s:%s' before the map"):format(path, name) end
-    return ("write %s[%s * %s.columns + column] = value"):format(path,
-        has_planes and ("((plane - 1) * %s.rows + row - 1)"):format(path) or "(row - 1)", path)
+    return ("arrays have the methods at, set, add, max and min; call '%s:%s' before the map"):format(path, name)
 end
 
 function expression.Method(inst, node, flow)
     local static = static_of(inst, node.object)
     if static and not static.nested and arrays.array_type(static.value) then
         if node.name == "at" then return matrix_element(inst, node, flow) end
-        if updates.METHODS[node.name] then
+        if updates.METHODS[node.name] or node.name == "set" then
             refuse(inst, node, "what '%s:%s' gives; on a device it is a statement that gives nothing", static.path, node.name)
         end
         refuse(inst, node, "the method '%s:%s'; on a device %s", static.path, node.name,

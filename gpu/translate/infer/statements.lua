@@ -15,13 +15,13 @@ local truth_at = statics.truth_at
 local join, note, shown, storable = types.join, types.note, types.shown, types.storable
 local copy_assigned, leaves, meet = flows.copy_assigned, flows.leaves, flows.meet
 local block, condition, expr, values = walk.block, walk.condition, walk.expr, walk.values
-local as_update = updates.as_update
+local as_assignment = updates.as_assignment
 local WIDE = wide.KINDS
 
 local multiple, statement = walk.multiple, walk.statement
 
 function statement.CallStat(inst, node, flow)
-    inst.assigns[node] = as_update(inst, node)
+    inst.assigns[node] = as_assignment(inst, node)
     if inst.assigns[node] then return statement.Assign(inst, inst.assigns[node], flow) end
     if node.call.tag == "Method" then expr(inst, node.call, flow) end
     multiple.Call(inst, node.call, flow)

@@ -21,12 +21,26 @@ updates.METHODS = UPDATES
 local OPERANDS = { int32 = "int", uint32 = "num", int64 = "int64", uint64 = "uint64", float = "num" }
 updates.OPERANDS = OPERANDS
 
--- For a call `a:add(i, v)`, `a:max(i, v)` or `a:min(i, v)` on a typed array, the assignment that
--- means the same, which is an update; nil for other calls.
-function updates.as_update(inst, node)
+-- a:set(row, column, v) as an assignment.
+local function as_store(inst, node, path)
+    local method, line = node.call, node.line
+    if #method.args < 3 then refuse(inst, node, "'%s:set' without a row, a column and a value", path) end
+    local place = { tag = "Place", line = line, object = method.object, args = {}, name = "set" }
+    for i = 1, #method.args - 1 do place.args[i] = method.args[i] end
+    return { tag = "Assign", line = line, targets = { { tag = "Index", line = line, object = method.object, key = place } },
+        exprs = { method.args[#method.args] } }
+end
+
+-- For a call `a:add(i, v)`, `a:max(i, v)`, `a:min(i, v)` or `a:set(y, x, v)` on a typed array, the
+-- assignment that means the same; nil for other calls.
+function updates.as_assignment(inst, node)
     local method = node.call
-    local static = method.tag == "Method" and UPDATES[method.name] and static_of(inst, method.object)
+    local static = method.tag == "Method" and (UPDATES[method.name] or method.name == "set") and static_of(inst, method.object)
     if not static or static.nested or not arrays.array_type(static.value) then return end
+    if method.name == "set" then
+        method.update = method.update or as_store(inst, node, static.path)
+        return method.update
+    end
     if #method.args ~= 2 then refuse(inst, node, "'%s:%s' without an index and a value", static.path, method.name) end
     local ctype = arrays.array_type(static.value)
     if not method.update or method.update.ctype ~= ctype then
@@ -161,6 +175,15 @@ function updates.update_of(inst, target, value)
     local update = { reads = {}, path = {}, given = {}, is_simple = true }
     local again
     local function is_read(node, is_far)
+        local is_at = node.tag == "Method" and node.name == "at" and target.key.tag == "Place" and #node.args == #target.key.args
+        if is_at then
+            local static = static_of(inst, node.object)
+            if not static or not is_array(inst, static, array) then return false end
+            for i, arg in ipairs(node.args) do
+                if not is_same(inst, arg, target.key.args[i], is_far) then return false end
+            end
+            return true
+        end
         if node.tag ~= "Index" or static_of(inst, node) then return false end
         local static = static_of(inst, node.object)
         return static and is_array(inst, static, array) and is_same(inst, node.key, target.key, is_far)
@@ -176,7 +199,7 @@ function updates.update_of(inst, target, value)
             update.given[node], update.path[node] = given, true
             return true
         end
-        local children = tag == "Call" and node.args or tag == "Index" and { node.key, node.object } or { node.left or node.expr, node.right }
+        local children = (tag == "Call" or tag == "Method") and node.args or tag == "Index" and { node.key, node.object } or { node.left or node.expr, node.right }
         for _, child in ipairs(children) do found = visit(child, is_far) or found end
         local made = tag == "Call" and inst.calls[node]
         if made and made.callee and changes_anew(made.callee) then again = node end
