@@ -281,7 +281,8 @@ int e = 0;
         return ("static inline %s %%s($R i)"):format(form.single and "$I" or "$L"), "return (i == lua_floor$S(i)) & isfinite(i);", "lua_floor"
     end,
     lua_is_rounded = function(form)
-        return ("static inline %s %%s($R i)"):format(form.lanes == 1 and "int" or form.single and "$I" or "$L"), "return i == lua_floor$S(i);", "lua_floor"
+        local truth = form.lanes == 1 and "int" or form.single and "$I" or "$L"
+        return ("static inline %s %%s($R i)"):format(truth), "return i == lua_floor$S(i);", "lua_floor"
     end,
     -- The index, of 1 to n, that a whole number is when they begin again at the other side.
     lua_wrap = function(form)

@@ -440,3 +440,20 @@ describe("a table that a device cannot have is refused", function()
     end)
   end
 end)
+
+describe("a list that stays empty", function()
+  local function sum(...)
+    local s = 0
+    for i, v in ipairs { ... } do s = s + v * i end
+    return s
+  end
+  same("has no elements to go over",
+    function(x, y) return sum() + x + sum(y) end,
+    function(x, y)
+      local t, points, s = {}, {}, x
+      for i = 1, #t do s = s + t[i] end
+      for _, v in ipairs(t) do s = s + v * y end
+      for i = #points, 1, -1 do s = s + points[i].x end
+      return s, #t
+    end)
+end)

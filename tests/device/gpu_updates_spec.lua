@@ -1,5 +1,5 @@
---- Assignments to elements that depend on the element: atomic on a device, however they are written,
---- with what they mean on threads.
+--- Assignments to elements that depend on the element: atomic on a device, however they are
+--- written, with what they mean on threads.
 
 local devices = require "tests.support_device"
 local tidepool = require "tidepool"

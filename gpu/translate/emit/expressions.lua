@@ -55,6 +55,8 @@ function expression.Name(self, node)
     if self.inst.states[node] == "nil" then return { c = "0", kind = "nil", varies = false } end
     local known, range = self.inst.vars[node.var], self.ranges[node.var]
     if range then return self:int(range.c, unpack(range)) end
+    -- nothing gives it a value: nobody comes here, as to the elements of a list that stays empty
+    if not known.kind then return { c = number_text(0, self.single), kind = "num", varies = false } end
     return { c = self.names[node.var], kind = known.kind == "k" and "num" or known.kind or "num", varies = known.varies }
 end
 
@@ -233,7 +235,8 @@ end
 function expression.Place(self, node)
     local varies = self.inst.varies[node]
     local at = position(self, node, varies)
-    return self:hold { c = ("(convert_%s(%s) + %s)"):format(self:type("num", varies), at, number_text(1, self.single)), kind = "num", varies = varies }
+    local c = ("(convert_%s(%s) + %s)"):format(self:type("num", varies), at, number_text(1, self.single))
+    return self:hold { c = c, kind = "num", varies = varies }
 end
 
 -- An element of a matrix: a:at(y, x, border).

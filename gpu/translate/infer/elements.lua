@@ -28,8 +28,8 @@ local DIMENSIONS = { [2] = { "row", "column" }, [3] = { "plane", "row", "column"
 -- dimensions; indexes, codes: the nodes of the indexes, and the failures of those that may be
 -- wrong; modes = for each index "clamp", "wrap", "number" or false: it must be within the bounds;
 -- border = the node of that number }. How many dimensions the array has is baked in; so is, where
--- that matters, whether it has no rows: then no row is the nearest one. Of "a:set(y, x, v)" the same,
--- which has no border.
+-- that matters, whether it has no rows: then no row is the nearest one. The same of "a:set(y, x,
+-- v)", which has no border.
 local function place_of(inst, node, flow)
     local base = static_of(inst, node.object)
     local path = base.path

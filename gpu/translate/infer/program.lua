@@ -49,7 +49,9 @@ function Instance:failure(kind, node, text, array)
     local code = program.failure_codes[key]
     if not code then
         code = #program.failures + 1
-        if code > FAILURES_MAX then refuse(self, node, "more than %d different ways to fail", FAILURES_MAX) end
+        if code > FAILURES_MAX then
+            refuse(self, node, "more than %d different ways to fail; give several of them one message, with a number in it", FAILURES_MAX)
+        end
         program.failures[code] = { kind = kind, line = node.line, message = text, file = (node.source or self.fn.source).file, array = array }
         program.failure_codes[key] = code
     end

@@ -199,14 +199,15 @@ function updates.update_of(inst, target, value)
             update.given[node], update.path[node] = given, true
             return true
         end
-        local children = (tag == "Call" or tag == "Method") and node.args or tag == "Index" and { node.key, node.object } or { node.left or node.expr, node.right }
+        local children = (tag == "Call" or tag == "Method") and node.args or tag == "Index" and { node.key, node.object }
+            or { node.left or node.expr, node.right }
         for _, child in ipairs(children) do found = visit(child, is_far) or found end
         local made = tag == "Call" and inst.calls[node]
         if made and made.callee and changes_anew(made.callee) then again = node end
         if not found then return false end
         update.path[node] = true
-        local is_simple = tag == "Paren" or (tag == "Unop" and node.op == "-") or (tag == "Binop" and ARITHMETIC[node.op])
-            or (made and ((made.builtin and not made.builtin.results[2]) or made.special == "tonumber" or made.special == "wide"))
+        local is_plain_call = made and (made.builtin and not made.builtin.results[2] or made.special == "tonumber" or made.special == "wide")
+        local is_simple = tag == "Paren" or tag == "Unop" and node.op == "-" or tag == "Binop" and ARITHMETIC[node.op] or is_plain_call
         update.is_simple = update.is_simple and is_simple and true or false
         return true
     end
