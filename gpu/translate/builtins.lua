@@ -12,6 +12,7 @@
 
 local bit = require "bit"
 local ffi = require "ffi"
+local ctypes = require "tidepool.translate.ctypes"
 local int = require "tidepool.int"
 local random = require "tidepool.translate.random"
 local wide = require "tidepool.translate.wide"
@@ -127,6 +128,11 @@ helped(bit.rshift, "bit.rshift", "lua_rshift", 2, "int", "int")
 helped(bit.bswap, "bit.bswap", "lua_bswap", 1, "int", "int")
 helped(int.mul32, "tidepool.int.mul32", "lua_mul32", 2, "int", "int")
 helped(int.mul64hi, "tidepool.int.mul64hi", "lua_mul64hi", 2, "uint64", "uint64")
+
+-- What numbers become that are stored into structs of C.
+for name, fn in pairs(ctypes.conversions) do
+    helped(fn, name, "lua_as_" .. name, 1, "num", (name == "float" or name == "uint32") and "num" or "int")
+end
 
 -- The same for 64-bit integers.
 for _, name in ipairs { "lshift", "rshift", "arshift", "rol", "ror" } do
@@ -309,6 +315,16 @@ i -= 1;
     lua_to_uint = simple("$U %s($R a)", "return convert_$U(lua_to_long$S(a));", "lua_to_long"),
     lua_to_ulong = simple("$V %s($R a)",
         "return as_$V(lua_to_long$S((a > #-1) & (a < #9223372036854775808) ? a : a - #18446744073709551616));", "lua_to_long"),
+    -- The same where the number is read again, from a struct of C.
+    lua_as_float = function(form)
+        return "static inline $R %s($R a)", ("return convert_$R(convert_float%s(a));"):format(form.lanes > 1 and form.lanes or "")
+    end,
+    lua_as_int32 = simple("$I %s($R a)", "return lua_to_int$S(a);", "lua_to_int"),
+    lua_as_int16 = simple("$I %s($R a)", "return (lua_to_int$S(a) << 16) >> 16;", "lua_to_int"),
+    lua_as_int8 = simple("$I %s($R a)", "return (lua_to_int$S(a) << 24) >> 24;", "lua_to_int"),
+    lua_as_uint16 = simple("$I %s($R a)", "return lua_to_int$S(a) & 65535;", "lua_to_int"),
+    lua_as_uint8 = simple("$I %s($R a)", "return lua_to_int$S(a) & 255;", "lua_to_int"),
+    lua_as_uint32 = simple("$R %s($R a)", "return convert_$R(lua_to_uint$S(a));", "lua_to_uint"),
     -- Does a loop with this step go up?
     lua_is_up = function(form)
         if form.lanes == 1 then return "static inline int %s($R step)", "return step >= #0 && !signbit(step);" end

@@ -69,11 +69,12 @@ local function combiner(program, top, value, lanes)
     return inst
 end
 
--- infer.program, once the modes of functions that call themselves are known.
-local function analyse(value, options, is_simd, modes)
+-- infer.program, once it is known which modes functions that call themselves have, and which locals
+-- may be read before they have a value.
+local function analyse(value, options, is_simd, modes, unset)
     local program = setmetatable({
         name = options.name, text_of = options.text_of, lanes = options.lanes, real = options.real, is_simd = is_simd or false,
-        functions = {}, by_key = {}, stack = {}, instances = {}, modes = modes, tracks = next(modes) ~= nil,
+        functions = {}, by_key = {}, stack = {}, instances = {}, modes = modes, unset = unset, tracks = next(modes) ~= nil,
         recursion_limit = options.recursion_limit,
         captures = {}, captured = {}, failures = {}, failure_codes = {}, baked = {},
     }, Program)
@@ -129,7 +130,7 @@ end
 ---@param is_simd boolean? all functions have lanes, also those in which nothing differs between them
 ---@return table program with .root, .combiner, .instances (callees first), .captures, .failures, .baked
 function infer.program(value, options, is_simd)
-    return recursion.settle(function(modes) return analyse(value, options, is_simd, modes) end)
+    return recursion.settle(function(modes, unset) return analyse(value, options, is_simd, modes, unset) end)
 end
 
 return infer

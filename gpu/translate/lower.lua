@@ -95,7 +95,7 @@ function lower.def(program, fn, options, infer, find_function)
         program = program, fn = fn, name = options.name, infer = infer, function_of = find_function,
         -- of tables and variables; kinds: what a variable that is assigned to is given, as in a
         -- class
-        sites = {}, variables = {}, kinds = {}, ranges = {}, lengths = {}, widened = {}, growing = {}, walking = {},
+        sites = {}, open_sites = {}, variables = {}, kinds = {}, ranges = {}, lengths = {}, widened = {}, growing = {}, walking = {},
         choices = {}, results = {}, copied = {}, booleans = {}, either = {},
         -- of what may be nil (optional.lua); takes_nil: variables that get elements
         nilable = {}, optional = {}, missing = {}, misses = {}, lends = {}, asked = {}, gives_texts = {}, nil_locals = {}, takes_nil = {},
@@ -104,15 +104,25 @@ function lower.def(program, fn, options, infer, find_function)
         ids = {}, symbols = {}, result_symbols = {}, dispatchers = {}, choosers = {}, result_functions = {}, defaults = {}, defaulted = {}, selected = {},
         -- of functions that call themselves (lifting.lua)
         lifts = {}, recursive = {},
+        -- of structs of C: the constructors that stand for them, and captured ones as tables
+        structs = {}, mirrors = {},
+        -- names that are no other names of tables (scopes.lua); the __index of captured metatables
+        -- that functions set
+        stays = {}, indexes = {},
     }
+    function L.refuse_endless()
+        L.is_endless = true
+        refuse(L, fn.def, "a table that would have to be in tables of its own kind, such as a list of lists and of numbers; "
+            .. "on a device what a name stands for has one form")
+    end
     L.context = { fn = fn, name = options.name }
     L.open_room, L.value_of_chooser = OPEN_ROOM_MAX, choosers.value
     if not functions.touches(L, fn, fn.def) then return fn.def end
     for number = 1, ROUNDS_MAX do
-        L.round, L.changed, L.refusal, L.opening, L.zero, L.result_mark = number, false, nil, nil, nil, nil
+        L.round, L.changed, L.refusal, L.opening, L.zero, L.result_mark, L.unifying = number, false, nil, nil, nil, nil, 0
         local fine, new = pcall(round, L, fn, options.inputs or {})
         -- What is refused while something new was learnt may be accepted once that is known.
-        if not fine and not (type(new) == "table" and new.refusal and L.changed) then error(new, 0) end
+        if not fine and not (type(new) == "table" and new.refusal and L.changed and not L.is_endless) then error(new, 0) end
         if not L.changed and L.opening then classes.open(L, unpack(L.opening)) end
         if not L.changed then
             if L.refusal then refuse(L, unpack(L.refusal)) end

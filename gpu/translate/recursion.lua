@@ -262,12 +262,13 @@ function recursion.judge(program, top)
     if program.lanes > 1 and (shares or all > WAYS_OF_VECTORS) then error({ is_scalar = true }, 0) end
 end
 
---- Runs `analyse` until it has found the modes of all functions that call themselves.
----@param analyse fun(modes: table): any
+--- Runs `analyse` until it has found the modes of all functions that call themselves, and the
+--- locals that may be read before they have a value (Instance:learn_unset).
+---@param analyse fun(modes: table, unset: table): any
 function recursion.settle(analyse)
-    local modes = {}
+    local modes, unset = {}, {}
     while true do
-        local ok, result = pcall(analyse, modes)
+        local ok, result = pcall(analyse, modes, unset)
         if ok then return result end
         if type(result) ~= "table" or not result.again then error(result, 0) end
     end

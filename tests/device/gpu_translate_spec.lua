@@ -216,7 +216,6 @@ describe("translate: refusals", function()
         { "return text", 1, "'text' is a string" },
         { "return list", 1, "'list' is a table; only numbers, booleans, functions and typed arrays" },
         { "return rows[x]", 1, "result 1 is a table" },
-        { "return bytes[x]", 1, "copy it into a typed array" },
         { "return names[x]", 1, "a text that is one of several, used as something else" },
         { "local s = x > 1 and 'a' or 'b'\nreturn s + 1", 2, "'%+' of a text that is no number known beforehand" },
         { "local s = 'a'\nif x > 1 then s = 2 end return s", 2, "'s' is a text in one place and a number in another" },

@@ -22,12 +22,18 @@ function arrays.array_type(value)
     if ok and TYPES[ctype] and type(n) == "number" and data ~= nil then return ctype end
 end
 
+---Whether a value is a table that has no elements but its own: its metatable gives it no others.
+function arrays.is_plain(value)
+    local meta = type(value) == "table" and debug.getmetatable(value)
+    return type(value) == "table" and (meta == nil or type(meta) == "table" and rawget(meta, "__index") == nil)
+end
+
 ---Whether a value is a plain list of numbers: 1 to n, at least one, without holes. It may have
 ---fields beside them. Of 64-bit integers, all of one kind, too: then that is told.
 ---@return boolean
 ---@return "int64"|"uint64"|nil
 function arrays.is_list(value)
-    if type(value) ~= "table" or debug.getmetatable(value) ~= nil then return false end
+    if not arrays.is_plain(value) then return false end
     local n, count, kind = #value, 0, wide.kind_of(value[1])
     for key, each in next, value do
         if type(key) == "number" then
@@ -45,14 +51,15 @@ function arrays.list_type(value)
     return is_list and (kind or "double") or nil
 end
 
----The list of the numbers that a list of plain tables has at this key; nil where one has none.
-function arrays.column(value, key)
-    if type(value) ~= "table" or debug.getmetatable(value) ~= nil then return end
+---The list of the numbers that the tables of a list have at this key, in their own right; nil where
+---one has none. `from`: 0, where it counts from there.
+function arrays.column(value, key, from)
+    if not arrays.is_plain(value) then return end
     local list, count = {}, 0
     for at, each in next, value do
         if type(at) == "number" then
-            if type(each) ~= "table" or debug.getmetatable(each) ~= nil or type(each[key]) ~= "number" then return end
-            list[at], count = each[key], count + 1
+            if type(each) ~= "table" or type(rawget(each, key)) ~= "number" then return end
+            list[at + (from == 0 and 1 or 0)], count = rawget(each, key), count + 1
         end
     end
     return arrays.is_list(list) and #list == count and list or nil

@@ -88,6 +88,7 @@ function expression.Name(inst, node, flow)
     if flow.assigned[var] == "nil" then return "nil", false end
     if not flow.assigned[var] then
         refuse_missing(inst, node, var)
+        inst:learn_unset(node, var)
         refuse(inst, node, "'%s' may be read before it has a value, and nil does not exist on a device; "
             .. "give it a number where it is declared (line %d)", var.name, var.line)
     end
@@ -143,7 +144,7 @@ function expression.Unop(inst, node, flow)
     elseif node.op == "#" then
         local static = static_of(inst, node.expr)
         local is_array = static and not static.nested and arrays.array_type(static.value)
-        if static and not static.nested and type(static.value) == "table" and not is_array and debug.getmetatable(static.value) == nil then
+        if static and not static.nested and type(static.value) == "table" and not is_array and arrays.is_plain(static.value) then
             local function read()
                 local value = static.read()
                 return type(value) == "table" and #value or nil

@@ -58,6 +58,23 @@ function Instance:failure(kind, node, text, array)
     return code
 end
 
+-- Where a local of a text is declared. Texts are read anew for each analysis.
+local function place_of(file, var) return ("%s:%d: %s"):format(file, var.line, var.name) end
+
+---Is it a local that may be read before it has a value, as an earlier analysis has found?
+---@param file string where its text is
+---@param var table of the text
+function Program:is_unset(file, var) return self.unset[place_of(file, var)] ~= nil end
+
+-- A local may be read before it has a value: what reads it has to check that. So the program is
+-- analysed again, and lower.lua gives it a flag. Nothing happens where that has been done.
+function Instance:learn_unset(node, var)
+    local place = place_of(var.file or (node.source or self.fn.source).file, var.of or var)
+    if self.program.unset[place] then return end
+    self.program.unset[place] = true
+    error({ again = true }, 0)
+end
+
 function Instance:settle()
     local def = self.def
     local rounds = 0

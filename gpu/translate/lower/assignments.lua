@@ -69,13 +69,17 @@ end
 -- Declares a local; `value` may be nil.
 local function bind(L, at, var, value)
     if L.choosers[var] then return choosers.bind(L, at, L.scope, var, value) end
-    if value and value.t ~= "scalar" and not var.assigned then return bind_table(L, at, L.scope, var, value) end
+    if value and value.t ~= "scalar" and (not var.assigned or scopes.is_renamable(L, var, value)) then
+        if var.assigned then scopes.note_known(L, L.scope, var, false) end
+        return bind_table(L, at, L.scope, var, value)
+    end
     if scopes.is_function(value) then
         L.scope.vars[var] = value
         return scopes.note_known(L, L.scope, var, false)
     end
     local class = variable_class(L, var)
     local is_nil = not value or value.t == "scalar" and value.node.tag == "Nil"
+    optional.note_unset(L, var)
     local flag = var.assigned and optional.flag_of(L, at, var, value) or nil
     local may_be_nil = var.assigned and is_nil or flag ~= nil
     if var.assigned and is_nil then scopes.note_known(L, L.scope, var, true) end
@@ -101,6 +105,7 @@ local function bind(L, at, var, value)
         return
     end
     local new = new_local(L, var.name, at, var.assigned)
+    new.of, new.file = var, L.context.fn.source.file
     local node = value and value.node or nil
     if node and not var.assigned and (symbols.is_text(node) and node.tag ~= "Symbol" or nodes.is_text(node)) then
         L.scope.vars[var] = value
@@ -202,6 +207,7 @@ local function place_to_write(L, at, base, key, target, exprs)
     note_mutation(L, at, base)
     local class = find(base.storage.class)
     local is_constant = key.tag == "String" or key.tag == "Number"
+    if class.struct then return (place_in(L, at, base, key, true)) end -- it has the elements that it has
     if is_constant and not (class.has_list and key.tag == "Number") then
         if key.tag == "Number" and class.grows and key.value == math.floor(key.value) and key.value >= 0 then
             -- an element of a list that is written one by one
@@ -323,11 +329,18 @@ end
 -- Assigns a value to a target whose table and index were evaluated.
 local function store(L, at, target, value)
     if target.is_unknown then return end
+    if target.variable and scopes.is_renamed(target.variable) then
+        if scopes.rename(L, at, target.var, value) then return end
+        classes.learn(L, L.stays, target.var, true)
+        refuse(L, at, "'%s' is assigned to where that may not be run", target.var.name)
+    end
     if target.variable and scopes.is_function(value) and scopes.rebind(L, target.var, value) then return end
     if target.variable then
         local known = target.variable
         if known.t == "chooser" then return choosers.write(L, at, known, value) end
         if scopes.is_function(known) or choices.is_function(value) then return choosers.note(L, known.of or target.var) end
+        local is_table = known.is_parameter and value.t ~= "scalar"
+        if is_table and scopes.rename(L, at, known.of, value) then return end
         scopes.forget_known(L, target.var)
         local is_nil = value.t == "scalar" and value.node.tag == "Nil"
         optional.note_nilable(L, known.of, value)
@@ -424,6 +437,18 @@ local function assign_default(L, node, scope)
     else
         bind_table(L, node, scope, var, value)
     end
+    scopes.note_known(L, scope, var, false)
+end
+
+-- `self.__index = self`: a captured metatable gets its methods, those that it has here.
+local function classes_index(L, node, base)
+    local value = expr_list(L, node.exprs)[1]
+    local meta, index = base.static.value, value and value.t == "static" and value.static.value
+    local known = type(meta) == "table" and (rawget(meta, "__index") or L.indexes[meta])
+    if type(meta) ~= "table" or type(index) ~= "table" or known and known ~= index then
+        refuse(L, node, "assignment to '__index' of '%s', other than that of the methods that it has; GPU functions share no state", base.static.path)
+    end
+    if not rawget(meta, "__index") then L.indexes[meta] = index end
 end
 
 function statement.Assign(L, node)
@@ -435,7 +460,7 @@ function statement.Assign(L, node)
         if target.tag == "Name" then
             local known = target.var and lookup(L, target.var)
             local is_own = known and (known.t == "variable" or known.t == "object" or known.t == "chooser"
-                or scopes.is_function(known) and target.var.assigned)
+                or (scopes.is_function(known) or scopes.is_renamed(known)) and target.var.assigned)
             if not is_own then
                 local advice = not target.var and "return the value, or declare it where it is only needed here: local " .. target.name
                     or "return the value"
@@ -456,6 +481,9 @@ function statement.Assign(L, node)
             elseif base.t == "static" and L.infer.array_type(base.static.value) and #node.targets == 1 and target.key.tag ~= "String" then
                 targets[i] = { array = base.static, key = expr_scalar(L, target.key, "an index") }
             else
+                if base.t == "static" and target.key.tag == "String" and target.key.value == "__index" and #node.targets == 1 then
+                    return classes_index(L, node, base)
+                end
                 note_variable(L, base)
                 if base.class then
                     make_table(L, base.class, target.key)
@@ -472,9 +500,10 @@ function statement.Assign(L, node)
     if not swaps then mark_named(node.exprs, values) end
     if #targets > 1 then
         for i, value in ipairs(values) do
+            local known = targets[i] and targets[i].variable
             if value.t == "scalar" then
                 values[i] = hold_value(L, node, value)
-            elseif value.t == "object" then
+            elseif value.t == "object" and not (known and (scopes.is_renamed(known) or known.is_parameter)) then
                 local kept = object(new_storage(L, node, value.storage.class, "t"))
                 copy(L, node, kept, value)
                 values[i] = optional.mark(kept, value)

@@ -4,6 +4,7 @@ local builtins = require "tidepool.translate.builtins"
 local callees = require "tidepool.translate.lower.callees"
 local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
+local ctypes = require "tidepool.translate.ctypes"
 local facts = require "tidepool.translate.lower.facts"
 local functions = require "tidepool.translate.lower.functions"
 local inlining = require "tidepool.translate.lower.inlining"
@@ -13,6 +14,7 @@ local optional = require "tidepool.translate.lower.optional"
 local presence = require "tidepool.translate.lower.presence"
 local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
+local structs = require "tidepool.translate.lower.structs"
 local walk = require "tidepool.translate.lower.walk"
 local wide = require "tidepool.translate.wide"
 
@@ -39,6 +41,8 @@ local function meta_of(value)
     if value.t == "object" then
         local meta = find(value.storage.class).meta
         return meta and meta.value
+    elseif value.t == "static" and value.static.layout or value.t == "element" and value.example.layout then
+        return ctypes.metatable((value.static or value.example).layout)
     elseif value.t == "static" and type(value.static.value) == "table" then
         return debug.getmetatable(value.static.value)
     elseif value.t == "element" then
@@ -182,7 +186,7 @@ local function callee_of(L, node)
     local own = object_.t == "object" and object_.storage.functions
     if own and own[node.name] then return own[node.name], { object_ } end
     local meta = meta_of(object_)
-    local index = meta and rawget(meta, "__index")
+    local index = meta and (rawget(meta, "__index") or L.indexes[meta])
     local method = type(index) == "table" and index[node.name]
     if type(method) == "function" then
         return { t = "static", static = { path = path, key = tostring(index) .. "." .. path, value = method,
@@ -240,6 +244,10 @@ function call_values(L, node)
         local target = base.t == "static" and fixed(L, node, base.static) or base.node
         return { scalar(node_at(L, node, "Method", { object = target, name = node.name, args = args })) }
     end
+    local struct = callee.t == "static" and type(callee.static.value) == "cdata" and structs.call(L, node, callee.static, function()
+        return hold_values(L, node, expr_list(L, node.args))
+    end)
+    if struct then return struct end
     local makes_wide = callee.t == "static" and type(callee.static.value) == "cdata" and wide.kind_of_type(callee.static.value)
     if callee.t == "scalar" or callee.t == "static" and type(callee.static.value) ~= "function" and not makes_wide then
         local static = callee.static or callee.node.static
@@ -263,6 +271,10 @@ function call_values(L, node)
     if as_number then return as_number end
     local type_name = callee.t == "static" and fn == type and facts.type_of_value(L, values[1])
     if type_name then return { scalar(node_at(L, node, "String", { value = type_name })) } end
+    if callee.t == "static" and structs.knows(fn) then
+        local of_structs = structs.library(L, node, fn, hold_values(L, node, values))
+        if of_structs then return of_structs end
+    end
     if fn == select then return library.select(L, node, values) end
     if callee.t == "static" and library.functions[fn] then return library.functions[fn](L, node, hold_values(L, node, values)) end
     local has_tables = callee.t == "function"

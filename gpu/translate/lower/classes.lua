@@ -9,7 +9,8 @@
 -- are written at indexes that nobody knows; appended: elements that are added at its end; count:
 -- elements of its constructor; grows: not always as many; has_hole: an element of its constructor
 -- is nil; open: how long it gets is not known, the line of the loop that is the reason; has_holes:
--- see holes.lua.
+-- see holes.lua. Of structs and arrays of C: struct, the layout, and of their numbers ctype;
+-- is_lua: a table of Lua is of this class, is_mixed: structs of several types are (structs.lua).
 
 local classes = {}
 
@@ -49,6 +50,8 @@ classes.field_class = field_class
 
 local unify
 
+local UNIFIED_MAX = 64 -- tables in each other
+
 -- Makes the class that of a list: whole numbers are computed keys.
 local function make_list(L, class)
     class = find(class)
@@ -76,12 +79,17 @@ function unify(L, a, b)
     a, b = find(a), find(b)
     if a == b then return a end
     note_change(L)
+    L.unifying = L.unifying + 1
+    if L.unifying > UNIFIED_MAX then L.refuse_endless() end
     if b.has_list then make_list(L, a) elseif a.has_list then make_list(L, b) end
     b.same = a
     a.is_table, a.is_boolean = a.is_table or b.is_table, a.is_boolean or b.is_boolean
     a.has_number, a.has_others = a.has_number or b.has_number, a.has_others or b.has_others
     a.is_symbol, a.is_late, a.has_nil = a.is_symbol or b.is_symbol, a.is_late or b.is_late, a.has_nil or b.has_nil
-    a.meta = a.meta or b.meta
+    a.meta, a.ctype = a.meta or b.meta, a.ctype or b.ctype
+    if a.struct and b.struct and a.struct.id ~= b.struct.id then a.is_mixed = true end
+    a.struct, a.is_mixed = a.struct or b.struct, a.is_mixed or b.is_mixed
+    a.is_lua = a.is_lua or b.is_lua
     a.grows = a.grows or b.grows
     if a.count and b.count and a.count ~= b.count then a.grows = true end
     a.count = a.count or b.count
@@ -101,6 +109,7 @@ function unify(L, a, b)
     end
     for _, key in ipairs(b.order) do add(key) end
     if b.fields["*"] then add "*" end
+    L.unifying = L.unifying - 1
     return a
 end
 classes.unify = unify

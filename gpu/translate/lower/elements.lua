@@ -1,7 +1,9 @@
 -- elements.lua: reads fields and elements, and copies tables.
 
+local arrays = require "tidepool.translate.infer.arrays"
 local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
+local ctypes = require "tidepool.translate.ctypes"
 local nodes = require "tidepool.translate.lower.nodes"
 local places = require "tidepool.translate.lower.places"
 local sets = require "tidepool.translate.lower.sets"
@@ -72,12 +74,35 @@ local function text_of_fields(value)
     return table.concat(list, "\n")
 end
 
+-- What a number becomes that is stored as a type of C.
+local function stored_as(L, at, ctype, node, name)
+    if nodes.is_boolean(node) or node.tag == "Nil" or symbols.is_text(node) then
+        refuse(L, at, "'%s' is a number of C, and is given something else", name)
+    end
+    local fn = ctypes.conversions[ctype]
+    if not fn then return node end
+    return node_at(L, at, "Call", { callee = fixed(L, at, { path = ctype, key = "ctype " .. ctype, value = fn, read = function() return fn end }),
+        args = { node } })
+end
+
+-- Refuses a field that a struct of C does not have; gives what its class has by that name.
+local function of_struct(L, at, class, key, name)
+    if not class.struct or class.fields[key] or type(key) == "number" and class.has_list then return end
+    local index = class.meta and rawget(class.meta.value, "__index")
+    if type(index) == "table" and index[key] ~= nil then
+        local methods = { path = "the metatable of " .. name, key = class.meta.key, value = index, read = function() return index end }
+        return of_static(L, at, static_field(methods, key))
+    end
+    refuse(L, at, "'%s' has no field '%s'", name, tostring(key))
+end
+
 local index_value
 
 -- Copies a value to a place. Classes of both are made alike.
 function copy(L, at, to, value)
     local storage = to.storage
     if value.t ~= "scalar" then
+        storage.is_copy = true
         places.note_overwrite(L, storage)
         for _, alias in ipairs(storage.aliases or {}) do
             if alias.scope.is_open and not L.copied[alias.var] then
@@ -141,7 +166,9 @@ function copy(L, at, to, value)
         if value.node.tag == "Nil" then classes.note_scalar(L, storage.class, "has_nil") end
         classes.note_scalar(L, storage.class, nodes.is_boolean(value.node) and "is_boolean" or nodes.is_plain(value.node) and "has_number"
             or "has_others")
-        write_var(L, at, storage.var, to.at, symbols.stored(L, at, find(storage.class), "is_symbol", value.node, storage.name))
+        local ctype = find(storage.class).ctype
+        local node = ctype and stored_as(L, at, ctype, value.node, storage.name) or value.node
+        write_var(L, at, storage.var, to.at, symbols.stored(L, at, find(storage.class), "is_symbol", node, storage.name))
     else
         refuse(L, at, "a function in a table; on a device call it by its name")
     end
@@ -155,6 +182,9 @@ function place_in(L, at, place, key, is_read)
     local constant = (key.tag == "String" or key.tag == "Number") and key.value
     local class = find(storage.class)
     if constant and not (class.has_list and type(constant) == "number") then
+        if of_struct(L, at, class, constant, storage.name) then
+            refuse(L, at, "an assignment to '%s', which is a method of '%s'", constant, storage.name)
+        end
         field_class(L, class, constant)
         local field = storage.fields and storage.fields[constant]
         return field and object(field, place.at)
@@ -284,7 +314,7 @@ function index_value(L, at, base, key)
         if type(example) == "table" then
             local list = derived(base.static, ("%s[...].%s"):format(base.static.path, constant), "all " .. tostring(constant), function(value)
                 local all = {}
-                for i = 1, #value do all[i] = value[i][constant] end
+                for i = value[0] ~= nil and 0 or 1, #value do all[i] = value[i][constant] end
                 return all
             end)
             return { t = "element", static = list, index = base.index, example = { path = list.path .. "[...]", value = example } }
@@ -293,6 +323,15 @@ function index_value(L, at, base, key)
                 return symbols.of_list(L.ids, now, constant)
             end)
             return scalar(symbols.wrap(L, at, node_at(L, at, "Index", { object = fixed(L, at, list), key = base.index })))
+        end
+        if type(base.static.value) == "table" and base.static.value[0] ~= nil then
+            local list = derived(base.static, ("%s[...].%s"):format(base.static.path, tostring(constant)), "from zero " .. tostring(constant),
+                function(now) return arrays.column(now, constant, 0) end)
+            if list.value then
+                list.shift = 1
+                return scalar(node_at(L, at, "Index", { object = fixed(L, at, list),
+                    key = nodes.binop(L, at, "+", base.index, number(L, at, 1)) }))
+            end
         end
         return scalar(node_at(L, at, "Index", { object = node_at(L, at, "Index", { object = fixed(L, at, base.static), key = base.index }),
             key = key }))
@@ -304,6 +343,8 @@ function index_value(L, at, base, key)
             for i, value in ipairs(own) do cases[i] = { key = i, value = value } end
             return { t = "choice", key = hold(L, at, key, "index"), cases = cases, path = base.storage.name }
         end
+        local inherited = constant and of_struct(L, at, find(base.storage.class), constant, base.storage.name)
+        if inherited then return inherited end
         local place = place_in(L, at, base, key, true)
         if not place then
             local known = find(base.storage.class)

@@ -1,6 +1,7 @@
 -- facts.lua: what is known of an expression without evaluating anything: its type, its truth, the
 -- table that it stands for.
 
+local classes = require "tidepool.translate.lower.classes"
 local nodes = require "tidepool.translate.lower.nodes"
 local places = require "tidepool.translate.lower.places"
 local scopes = require "tidepool.translate.lower.scopes"
@@ -35,6 +36,9 @@ facts.peek = peek
 --- The type() of a value, where it is known.
 function facts.type_of_value(L, value)
     if not value or value.flag or value.origin then return end
+    local layout = value.t == "object" and classes.find(value.storage.class).struct or value.t == "element" and value.example.layout
+        or value.t == "static" and value.static.layout
+    if layout then return "cdata" end
     if value.t == "object" or value.t == "element" then return "table" end
     if value.t == "choice" then return end
     if value.t == "function" or value.t == "lifted" then return "function" end
@@ -57,6 +61,8 @@ end
 -- The type() of what an expression stands for, where it is known.
 local function type_of(L, node)
     if node.tag == "Name" and node.var and scopes.is_surely_nil(L, node.var) then return "nil" end
+    local varargs = node.tag == "Vararg" and L.context.varargs
+    if varargs then return varargs[1] and facts.type_of_value(L, varargs[1]) or not varargs[1] and "nil" or nil end
     return facts.type_of_value(L, peek(L, node))
 end
 
@@ -76,6 +82,17 @@ local function string_of(L, node)
     return static.value
 end
 
+-- Is `text` surely not the type() of what may be nil, since that would have another type?
+local function is_no_type(L, node, text)
+    local callee = node.tag == "Call" and #node.args == 1 and peek(L, node.callee)
+    if not callee or callee.t ~= "static" or callee.static.value ~= type or text == "nil" then return false end
+    local arg = node.args[1]
+    local value = arg.tag == "Vararg" and L.context.varargs and L.context.varargs[1] or peek(L, arg)
+    if not value or value.t ~= "scalar" or not (value.flag or value.origin) then return false end
+    local kind = is_plain(value.node) and "number" or is_boolean(value.node) and "boolean"
+    return kind and kind ~= text or false
+end
+
 local function truth_of(L, node)
     local tag = node.tag
     if tag == "Paren" then return truth_of(L, node.expr) end
@@ -92,6 +109,7 @@ local function truth_of(L, node)
         local left, right = node.left, node.right
         local text, other = string_of(L, left), string_of(L, right)
         if text and other then return (text == other) == (node.op == "==") end
+        if other and is_no_type(L, left, other) or text and is_no_type(L, right, text) then return node.op == "~=" end
         if left.tag == "Nil" then left, right = right, left end
         if right.tag == "Nil" then
             local name = type_of(L, left)

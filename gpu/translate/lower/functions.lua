@@ -1,6 +1,9 @@
 -- functions.lua: what is known of a function before it is called: its text, its results, and
 -- whether there are tables in it.
 
+local ffi = require "ffi"
+
+local ctypes = require "tidepool.translate.ctypes"
 local choices = require "tidepool.translate.lower.choices"
 local callees = require "tidepool.translate.lower.callees"
 local optional = require "tidepool.translate.lower.optional"
@@ -14,6 +17,9 @@ local from_zero, is_list_of_tables = statics.from_zero, statics.is_list_of_table
 
 -- Functions of the library that library.lua knows, of which no argument needs to be a local table.
 local TAKES_SEVERAL = { [select] = true, [unpack] = true, [next] = true }
+
+-- Functions of the FFI that structs.lua knows.
+local FFI = { [ffi.new] = true, [ffi.typeof] = true, [ffi.istype] = true, [ffi.sizeof] = true }
 
 -- Functions of texts, by their names as methods.
 local OF_TEXTS = { byte = string.byte, len = string.len, sub = string.sub, upper = string.upper, lower = string.lower, rep = string.rep,
@@ -33,6 +39,9 @@ local function touches(L, fn, def, seen)
     if seen[def] then return false end
     seen[def] = true
     if def.is_vararg then return true end
+    for _, param in ipairs(def.params) do
+        if param.assigned and L.program:is_unset(fn.source.file, param) then return true end
+    end
     -- Is the expression a result that may be missing, or an element of a captured list, which may
     -- be nil: has it a computed index?
     local function may_be_nil(node)
@@ -55,6 +64,22 @@ local function touches(L, fn, def, seen)
             end
         end
         return node.tag == "Unop" and node.op == "#" and (node.expr.tag == "String" or type((static_of(fn, node.expr))) == "string")
+    end
+    -- Is it a captured table whose elements are read in another way than those of a list of numbers?
+    local function is_other_table(value)
+        return type(value) == "table" and not L.infer.array_type(value) and not L.infer.is_list(value) and (from_zero(value)
+            or is_list_of_tables(value) or choices.count(value) or has_names(value) or sets.form(value)) and true or false
+    end
+    -- Is it a captured struct or array of C?
+    local function is_struct(value)
+        return type(value) == "cdata" and not L.infer.array_type(value) and ctypes.layout(value) ~= nil
+    end
+    -- Is it a function of the FFI, of a type of structs or arrays?
+    local function is_of_ffi(node, value)
+        if type(value) ~= "function" or not FFI[value] then return false end
+        local first = node.args[1]
+        local ctype = first and (first.tag == "String" and first.value or static_of(fn, first))
+        return ctype == nil or ctypes.layout(ctype) ~= nil
     end
     -- Does the node ask whether such an element is there?
     local function asks(node)
@@ -112,6 +137,11 @@ local function touches(L, fn, def, seen)
     end
     local function visit(node, within)
         local tag = node.tag
+        if tag == "Local" then
+            for _, var in ipairs(node.vars) do
+                if var.assigned and L.program:is_unset(fn.source.file, var) then return true end
+            end
+        end
         if tag == "Table" or tag == "Forin" or tag == "Vararg" or asks(node) or is_of_text(node) then return true end
         if tag == "Assign" and (shares(node, within) or gives_function(node)) then return true end
         for i, var in ipairs(tag == "Local" and node.vars or {}) do
@@ -120,22 +150,25 @@ local function touches(L, fn, def, seen)
         if has_text(node) then return true end
         if tag == "Method" and node.object.tag ~= "String" and node.object.tag ~= "Paren" then
             local value, is_known = static_of(fn, node.object)
-            if not is_known or type(value) == "table" and not L.infer.array_type(value) then return true end
+            if not is_known or type(value) == "table" and not L.infer.array_type(value) or is_struct(value) then return true end
         elseif tag == "Index" then
             local value, is_known = static_of(fn, node.object)
             local is_computed = node.key.tag ~= "String" and node.key.tag ~= "Number"
-            if is_known and is_computed and type(value) == "table" and not L.infer.array_type(value) and not L.infer.is_list(value)
-                and (from_zero(value) or is_list_of_tables(value) or choices.count(value) or has_names(value)
-                or sets.form(value)) then
-                return true
-            end
+            if is_struct(value) then return true end
+            if is_known and is_computed and is_other_table(value) then return true end
         elseif (tag == "And" or tag == "Or") and (is_function(node.left) or is_function(node.right)) then
             return true
         elseif tag == "Call" then
+            local callee_value = static_of(fn, node.callee)
+            if ctypes.layout(callee_value) or is_of_ffi(node, callee_value) then return true end
             if TAKES_SEVERAL[static_of(fn, node.callee) or false] then return true end
             local callee, its_def = called(L, fn, node)
             if callee and callee ~= fn and touches(L, callee, its_def, seen) then return true end
             if callee and optional.gives_texts(L, callee, its_def) then return true end
+            for _, arg in ipairs(callee and node.args or {}) do
+                local value = static_of(fn, arg)
+                if is_struct(value) or is_other_table(value) then return true end
+            end
         end
         for key, child in pairs(node) do
             if type(child) == "table" and not BESIDE[key] and visit(child, tag == "Def" and node or within) then return true end

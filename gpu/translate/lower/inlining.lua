@@ -1,6 +1,7 @@
 -- inlining.lua: inlines functions at their calls.
 
 local choosers = require "tidepool.translate.lower.choosers"
+local classes = require "tidepool.translate.lower.classes"
 local defaults = require "tidepool.translate.lower.defaults"
 local functions = require "tidepool.translate.lower.functions"
 local holes = require "tidepool.translate.lower.holes"
@@ -49,9 +50,20 @@ function inlining.inline(L, at, callee, values)
             else
                 bind_table(L, at, scope, param, value)
             end
+            if param.assigned then scopes.note_known(L, scope, param, false) end
+        elseif scopes.is_renamable(L, param, value) or value.t == "scalar" and value.node.tag == "Nil" and not value.flag
+            and not value.origin and not value.may_be_nil and not L.stays[param] then
+            if value.t == "scalar" then bound[param] = value else bind_table(L, at, scope, param, value) end
+            scopes.note_known(L, scope, param, value.t == "scalar" and value.node.tag == "Nil")
         elseif value.t == "scalar" then
+            optional.note_unset(L, param)
             local var, flag = new_local(L, param.name, at, true), optional.flag_of(L, at, param, value)
             var.sequence = holes.walks(L, param) and "next" or nil
+            var.of, var.file = param, callee.fn.source.file
+            local kinds = L.kinds[param] or classes.new_class()
+            L.kinds[param] = kinds
+            var.class, var.is_set = kinds, value.node.tag ~= "Nil" and not flag and not value.origin
+            if value.node.tag ~= "Nil" then classes.note_scalar(L, kinds, nodes.is_plain(value.node) and "has_number" or "has_others") end
             local given = symbols.stored(L, at, L.symbols, param, value.node, param.name)
             if flag and given.tag == "Nil" then
                 given = L.booleans[param] and node_at(L, at, "False", {}) or nodes.number(L, at, 0) -- nobody reads it
@@ -59,7 +71,7 @@ function inlining.inline(L, at, callee, values)
             emit(L, node_at(L, at, "Local", { vars = { var }, exprs = given.tag ~= "Nil" and { given } or {} }))
             bound[param] = { t = "variable", var = var, symbol = L.symbols[param], of = param, is_parameter = true, flag = flag,
                 may_be_nil = flag ~= nil or value.origin ~= nil or value.node.tag == "Nil" and L.symbols[param] }
-            if value.node.tag == "Nil" then scopes.note_known(L, scope, param, true) end
+            scopes.note_known(L, scope, param, value.node.tag == "Nil")
         elseif scopes.is_function(value) then
             bound[param] = value
             scopes.note_known(L, scope, param, false)

@@ -119,6 +119,8 @@ local function is_plain(node)
     if tag == "Number" then return true end
     if tag == "Paren" or tag == "Unop" and node.op == "-" then return is_plain(node.expr) end
     if tag == "Binop" and NUMBERS[node.op] then return is_plain(node.left) and is_plain(node.right) end
+    if tag == "Name" and node.var and node.var.class and classes.find(node.var.class).ctype then return true end
+    if tag == "Cell" then return node.var.class ~= nil and (classes.find(node.var.class).ctype ~= nil or classes.is_plain(node.var.class)) end
     if tag == "Name" and node.var and node.var.class then return node.var.is_set == true and classes.is_plain(node.var.class) end
     if tag == "Name" then return node.var ~= nil and node.var.is_plain == true end
     if tag == "Fixed" then return type(node.static.value) == "number" end

@@ -35,6 +35,8 @@ local FUNCTIONS = "'%s' of a function; on a device functions are only called, co
 local METAMETHODS = { ["+"] = "__add", ["-"] = "__sub", ["*"] = "__mul", ["/"] = "__div", ["%"] = "__mod", ["^"] = "__pow", ["<"] = "__lt",
                       ["<="] = "__le" }
 
+local equality_of_tables
+
 -- Is the left operand a variable of the function itself? Lua leaves open when that is read; LuaJIT
 -- reads it after the right operand, a call in which may have changed it.
 local function is_read_last(L, node)
@@ -126,6 +128,48 @@ local function joined(L, node, a, b)
     return node_at(L, node, "String", { value = x.value .. y.value })
 end
 
+-- Whether two values, one of them a table, are one; nil where that is not known.
+local function is_one_table(L, a, b)
+    if a.t == "scalar" or b.t == "scalar" then
+        local other = a.t == "scalar" and a or b
+        return not (other.flag or other.origin or other.may_be_nil) and (is_number(other.node) or nodes.is_boolean(other.node)
+            or other.node.tag == "Nil" or symbols.is_text(other.node)) and false or nil
+    end
+    if a.t == "static" and b.t == "static" then
+        L.program.baked[a.static.key], L.program.baked[b.static.key] = a.static, b.static
+        return a.static.value == b.static.value
+    end
+    if a.t ~= "object" or b.t ~= "object" then return end
+    if a.storage == b.storage and not a.at and not b.at then return true end
+    -- a copy stands for the table that it is one of
+    local function has_copies(storage)
+        while storage do
+            if storage.copies or storage.is_copy then return true end
+            storage = storage.parent
+        end
+    end
+    if a.storage.root ~= b.storage.root and not has_copies(a.storage) and not has_copies(b.storage) then return false end
+end
+
+-- `a == b` where one is a table: by __eq, which both have, or as one table.
+function equality_of_tables(L, node, a, b)
+    local one, other = meta_of(a), meta_of(b)
+    local is_cdata = one and facts.type_of_value(L, a) == "cdata" or other and facts.type_of_value(L, b) == "cdata"
+    local handler = one and rawget(one, "__eq")
+    if is_cdata then handler = handler or other and rawget(other, "__eq") elseif not other or rawget(other, "__eq") ~= handler then handler = nil end
+    local is_one = is_one_table(L, a, b)
+    local equal
+    if handler and (is_cdata or not is_one) and a.t ~= "scalar" and b.t ~= "scalar" then
+        equal = optional.settle(L, node, inline(L, node, static_function("__eq", handler), { a, b })[1]).node
+        if not nodes.is_boolean(equal) then refuse(L, node, "'__eq' that gives something else than a boolean") end
+    elseif is_one == nil or is_cdata then
+        refuse(L, node, "'%s' of two tables of which it is not known whether they are one; compare their fields", node.op)
+    else
+        equal = node_at(L, node, is_one and "True" or "False", {})
+    end
+    return scalar(node.op == "==" and equal or negated(L, node, equal))
+end
+
 function expression.Binop(L, node)
     local truth = truth_of(L, node)
     if truth ~= nil then return scalar(node_at(L, node, truth and "True" or "False", {})) end
@@ -156,6 +200,7 @@ function expression.Binop(L, node)
         return scalar(binop(L, node, node.op, a, b))
     end
     if choices.is_function(left) or choices.is_function(right) then refuse(L, node, FUNCTIONS, node.op) end
+    if node.op == "==" or node.op == "~=" then return equality_of_tables(L, node, left, right) end
     local op, a, b = node.op, left, right
     if op == ">" or op == ">=" then op, a, b = op == ">" and "<" or "<=", right, left end
     local event = METAMETHODS[op]

@@ -265,6 +265,14 @@ function optional.note_nilable(L, var, value)
     end
 end
 
+-- Gives a flag to a local that may be read before it has a value (Instance:learn_unset).
+function optional.note_unset(L, var)
+    if var.assigned and not L.nilable[var] and L.program:is_unset(L.context.fn.source.file, var) then
+        L.nilable[var] = true
+        L.changed = true
+    end
+end
+
 -- The flag of a local that is assigned to, and begins with the value; nil when it needs none.
 function optional.flag_of(L, at, var, value)
     optional.note_nilable(L, var, value)

@@ -60,6 +60,9 @@ local function new_storage(L, at, class, name, size, parent)
         storage.var = declare(L, at, name, size, class)
         return storage
     end
+    if class.is_mixed or class.struct and class.is_lua then
+        refuse(L, at, "'%s' is a struct of C in one place and something else in another; a variable has one type on a device", storage.root.name)
+    end
     storage.depth = parent and parent.depth + 1 or 1
     if storage.depth > DEPTH_MAX then
         refuse(L, at, "'%s' is a table in tables of its own kind, like a list whose nodes know the next one; on a device tables are not in "

@@ -85,6 +85,41 @@ function scopes.rebind(L, var, value)
     return true
 end
 
+---------------------------------------------------------------------------------------------------
+-- Names of tables, and of texts that are known, that are assigned to where it is surely run, as in
+-- `self = self:copy()`. They are other names of these then: nothing is copied. Where it turns out
+-- that some assignment may not be run (L.stays), the name is a place of its own.
+
+--- May a name that is assigned to begin as another name of the value?
+function scopes.is_renamable(L, var, value)
+    if not var.assigned or L.stays[var] or not value or value.flag or value.origin or value.may_be_nil or L.scope.has_labels then return false end
+    if value.t == "scalar" then
+        local node = value.node
+        return node.tag == "String" or node.tag == "Fixed" and type(node.static.value) == "string"
+    end
+    return value.t == "object" or value.t == "element" or value.t == "static" and type(value.static.value) == "table"
+end
+
+--- Does the name stand for such a value now?
+function scopes.is_renamed(known)
+    return (known.t == "object" or known.t == "element" or known.t == "scalar" or known.t == "static") and not known.of
+        and not scopes.is_function(known)
+end
+
+--- Makes the name stand for another value from here on; false where that is not known.
+function scopes.rename(L, at, var, value)
+    local known, scope = known_of(L, var)
+    local is_function = scopes.is_function(value)
+    if not known or known.context ~= L.context or not nodes.is_surely_run(L, known) then return false end
+    if not is_function and (L.stays[var] or value.flag or value.origin or value.may_be_nil) then return false end
+    if value.t == "choice" or value.t == "lifted" or value.t == "scalar" and value.node.tag == "Nil" then return false end
+    scopes.note_other(scope)
+    known.is_nil = false
+    if value.t == "scalar" then value = nodes.hold_value(L, at, value, var.name) end
+    if is_function or value.t == "scalar" then scope.vars[var] = value else scopes.bind_table(L, at, scope, var, value) end
+    return true
+end
+
 --- The name is assigned something else than a function.
 function scopes.forget_known(L, var)
     local scope = L.scope

@@ -172,6 +172,11 @@ statement["Return"] = function(L, node, is_tail)
     if not returns then -- the whole function's
         local list = {}
         for i, value in ipairs(values) do
+            local var = value.flag and not L.present[value.flag] and value.of
+            if var and L.program:is_unset(context.fn.source.file, var) then
+                refuse(L, node, "'%s' may be read before it has a value, and nil does not exist on a device; give it a number where it is "
+                    .. "declared (line %d)", var.name, var.line)
+            end
             value = optional.settle(L, node, value)
             if value.t ~= "scalar" then
                 refuse(L, node, "result %d is a %s; on a device results are numbers and booleans, return its fields", i,

@@ -1,5 +1,7 @@
 -- statics.lua: tables and other values of the host, which are captured: their fields and elements.
 
+local arrays = require "tidepool.translate.infer.arrays"
+local ctypes = require "tidepool.translate.ctypes"
 local nodes = require "tidepool.translate.lower.nodes"
 local wide = require "tidepool.translate.wide"
 
@@ -8,14 +10,43 @@ local statics = {}
 local all_of, binop, check, fixed, hold, is_whole = nodes.all_of, nodes.binop, nodes.check, nodes.fixed, nodes.hold, nodes.is_whole
 local is_within, node_at, number, refuse, scalar = nodes.is_within, nodes.node_at, nodes.number, nodes.refuse, nodes.scalar
 
+-- The layout of a part of a struct or an array; nil of numbers.
+local function part_of(layout, key)
+    local part = layout.element
+    for _, field in ipairs(layout.fields or {}) do
+        if field.name == key then part = field.layout end
+    end
+    return part and not part.ctype and part or nil
+end
+
 function statics.static_field(static, key)
     local function read() return static.read()[key] end
     local path = type(key) == "string" and ("%s.%s"):format(static.path, key) or ("%s[%.14g]"):format(static.path, key)
-    return { path = path, key = static.key .. "." .. tostring(key), value = static.value[key], read = read, base = static.value, field = key }
+    return { path = path, key = static.key .. "." .. tostring(key), value = static.value[key], read = read, base = static.value, field = key,
+        layout = static.layout and part_of(static.layout, key) }
+end
+
+-- A captured struct or array of C, as the table that is read.
+local function struct_of(L, static)
+    local known = L.mirrors[static.key]
+    if known == nil then
+        local layout, is_type = ctypes.layout(static.value)
+        known = layout and not is_type and statics.derived(static, static.path, "of C", function(now)
+            local now_layout = ctypes.layout(now)
+            return now_layout.id == layout.id and ctypes.table_of(now, layout)
+        end) or false
+        if known then known.layout = layout end
+        L.mirrors[static.key] = known
+    end
+    return known or nil
 end
 
 function statics.of_static(L, at, static)
     local value = static.value
+    if type(value) == "cdata" and not wide.kind_of(value) and not L.infer.array_type(value) then
+        local struct = struct_of(L, static)
+        if struct then return { t = "static", static = struct } end
+    end
     if type(value) == "table" or type(value) == "userdata" or type(value) == "function" or type(value) == "cdata" and not wide.kind_of(value) then
         return { t = "static", static = static }
     end
@@ -97,7 +128,7 @@ end
 statics.from_zero = from_zero
 
 local function is_list_of_tables(value)
-    if type(value) ~= "table" or debug.getmetatable(value) ~= nil then return false end
+    if not arrays.is_plain(value) then return false end
     return type(value[1]) == "table" or type(value[0]) == "table"
 end
 statics.is_list_of_tables = is_list_of_tables
@@ -107,7 +138,8 @@ function statics.static_element(L, at, static, key)
     if is_list_of_tables(value) then
         key = hold(L, at, key, "index")
         local first = value[1] or value[0]
-        return { t = "element", static = static, index = key, example = { path = static.path .. "[...]", value = first } }
+        return { t = "element", static = static, index = key, example = { path = static.path .. "[...]", value = first,
+            layout = static.layout and static.layout.element } }
     elseif from_zero(value) then
         local list = derived(static, static.path, "from zero", from_zero)
         list.shift = 1

@@ -20,17 +20,28 @@ local copy = elements.copy
 local peek = facts.peek
 local expr, expression = walk.expr, walk.expression
 
+-- The class of the tables that a constructor makes. Of `{ ... }` there is one for each number of
+-- values: so a list has the length that the call has given it.
+local function class_of(L, node, count)
+    local last = node.items[#node.items]
+    local sites, key = L.sites, node
+    if last and not last.key and calls.is_open(last.value) then
+        L.open_sites[node] = L.open_sites[node] or {}
+        sites, key = L.open_sites[node], count
+    end
+    if not sites[key] then
+        sites[key] = new_class()
+        sites[key].is_table = true
+    end
+    local class = find(sites[key])
+    if not node.is_struct then class.is_lua = true end
+    return class
+end
+
 -- A new table, in storage of its own.
 function expression.Table(L, node)
     local name = L.naming
     L.naming = nil
-    local class = L.sites[node]
-    if not class then
-        class = new_class()
-        class.is_table = true
-        L.sites[node] = class
-    end
-    class = find(class)
     local at_index, given = 0, {}
     for i, item in ipairs(node.items) do
         local key = item.key
@@ -58,6 +69,7 @@ function expression.Table(L, node)
         local each = given[#given]
         if each then each.value = hold_value(L, node, each.value, "item") end
     end
+    local class = class_of(L, node, at_index)
     if #given == at_index and at_index > 0 then
         if class.count and class.count ~= at_index and not class.grows then
             class.grows = true
