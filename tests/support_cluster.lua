@@ -182,6 +182,20 @@ function Cluster:say(text, awaited)
   return (capture(("timeout 60 bash -c 'exec 3<>/dev/tcp/127.0.0.1/%d; cat %s >&3; %s <&3'; true"):format(self.port, path, listen)))
 end
 
+--- Writes what comes at the subject to the file, as lines of the server's protocol; gives a
+-- function that ends that.
+function Cluster:listen(role, subject, path)
+  local user, password = self:user(role)
+  local lines = support.temp_path()
+  support.write_file(lines, ('CONNECT {"verbose":false,"user":"%s","pass":"%s"}\r\nSUB %s 1\r\nPING\r\n'):format(user, password, subject))
+  -- the server asks now and then whether somebody is there
+  local listen = ("exec 3<>/dev/tcp/127.0.0.1/%d; cat %s >&3; (for i in {1..300}; do sleep 1; printf \"PONG\\r\\n\" >&3; done) & exec cat <&3 >%s")
+    :format(self.port, lines, path)
+  local pid = assert(capture(("setsid bash -c '%s' >/dev/null 2>&1 </dev/null & echo $!"):format(listen)):match "%d+")
+  support.eventually("somebody listens", function() return (support.read_file(path) or ""):find "PONG" end)
+  return function() capture(("kill -KILL -- -%s"):format(pid)) end
+end
+
 --- A line of the server's protocol that publishes.
 function cluster.publish(subject, bytes)
   return ("PUB %s %d\r\n%s\r\n"):format(subject, #bytes, bytes)

@@ -112,6 +112,9 @@ typedef struct tp_track_name {
 /* One per host. Zeroed it is closed. */
 typedef struct tp_trace {
     _Atomic bool is_on; /* relaxed: an event more or less at the ends does not matter */
+    /* Its listener wants only TP_EVENT_BUILD of what happens in processes, so that they tell no
+     * more. Only the listener writes it (relaxed, as is_on). */
+    _Atomic bool is_brief;
     _Atomic(struct tp_ring *)
         ring; /* set once, before is_on (release); NULL: nobody has listened yet */
     _Atomic(tp_track_name *) tracks; /* the newest first; entries are only added */
@@ -145,6 +148,16 @@ static inline bool tp_trace_is_on(tp_trace *t)
     return (void)t, false;
 #endif
     return __builtin_expect(atomic_load_explicit(&t->is_on, memory_order_relaxed), 0);
+}
+
+static inline bool tp_trace_is_brief(tp_trace *t)
+{
+    return atomic_load_explicit(&t->is_brief, memory_order_relaxed);
+}
+
+static inline void tp_trace_set_brief(tp_trace *t, bool is_brief)
+{
+    atomic_store_explicit(&t->is_brief, is_brief, memory_order_relaxed);
 }
 
 /* The number by which events name an item of the job as a task. */

@@ -49,7 +49,16 @@ void tp_happened_take(const void *bytes, size_t len, tp_slice *s, tp_lane_box *b
     box->over_ns = head.is_over ? uv_hrtime() : 0;
     if (is_shown)
         lanes->outside_ns = of.outside_ns;
-    if (head.before > *seen && is_shown)
-        tp_trace_note(trace, TP_EVENT_OMIT, box->id, box->job, 0, head.before - *seen);
+    if (is_shown)
+        tp_happened_omit(trace, box, head.before, seen);
     *seen = head.before + head.count;
+}
+
+void tp_happened_omit(tp_trace *trace, const tp_lane_box *box, uint64_t all, uint64_t *seen)
+{
+    if (all <= *seen)
+        return;
+    if (box->id)
+        tp_trace_note(trace, TP_EVENT_OMIT, box->id, box->job, 0, all - *seen);
+    *seen = all;
 }

@@ -96,6 +96,7 @@ typedef struct tp_answer {
     uint8_t worker[TP_ID_BYTES];
     uint64_t ran_ns; /* how long it ran the chunk */
     uint64_t count;  /* items of the chunk that it has results of: those behind were given back */
+    uint64_t happened; /* events of it, those that were not told, too (happened.h) */
 } tp_answer;
 
 /* Where the result of an answer is. */
@@ -160,7 +161,9 @@ typedef struct tp_task {
     uint32_t reduction; /* a tp_reduction: what is wanted of whole groups of results (groups.h) */
     uint32_t is_kernel; /* the image is a plan for devices (opencl/plan.h) */
     uint32_t is_alone; /* workers have died with it: nothing else may run beside it */
-    uint32_t told; /* what is to be told of what happens in it: a tp_told (happened.h) */
+    /* what is to be told of what happens in it: a tp_told; of all that its worker has for this
+     * session, in so many bytes in TP_HAPPENED_NS (happened.h) */
+    uint32_t told, told_bytes;
 } tp_task;
 
 /* Things that messages refer to, in the order of their numbers; held. Zeroed: none. */

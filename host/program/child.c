@@ -194,8 +194,10 @@ static void take_turn(tp_child *c, tp_wire_state state)
 }
 
 /* Listens to what happens here, or does not, as the host does. */
-static void follow_trace(tp_trace *trace, bool is_traced)
+static void follow_trace(tp_trace *trace, tp_told told)
 {
+    const bool is_traced = told != TP_TELLS_NOTHING;
+    tp_trace_set_brief(trace, told == TP_TELLS_BUILDS);
     if (is_traced && !tp_trace_is_on(trace))
         tp_trace_start(trace, EVENTS, NULL); /* when out of memory the host misses these events */
     else if (!is_traced && tp_trace_is_on(trace))
@@ -1158,7 +1160,7 @@ static void serve_request(tp_child *c)
     /* items that wait here beside this one's are told of as before */
     if (q->told != TP_TELLS_NOTHING || !c->items)
         c->told = (tp_told)q->told;
-    follow_trace(c->agent.worker.trace, c->told != TP_TELLS_NOTHING);
+    follow_trace(c->agent.worker.trace, c->told);
     if (q->place)
         begin_item(c, q, &inputs);
     else

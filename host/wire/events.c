@@ -72,9 +72,10 @@ static bool is_wanted(const tp_event *e, tp_told what)
 
 tp_told tp_wire_told(const tp_work *work, tp_trace *trace)
 {
-    return tp_trace_is_on(trace)   ? TP_TELLS_ALL
-           : work->terms->is_timed ? TP_TELLS_BUILDS
-                                   : TP_TELLS_NOTHING;
+    const bool is_on = tp_trace_is_on(trace);
+    return is_on && !tp_trace_is_brief(trace) ? TP_TELLS_ALL
+           : is_on || work->terms->is_timed   ? TP_TELLS_BUILDS
+                                              : TP_TELLS_NOTHING;
 }
 
 int tp_wire_put_event(tp_trace *trace, const tp_event *e, tp_told what, tp_buf *out)

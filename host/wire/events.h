@@ -22,7 +22,7 @@ typedef enum tp_told {
  * or how a program came to be. */
 bool tp_wire_has_job(tp_event_kind kind);
 
-/* What is told of a work: all while the trace is listened to. */
+/* What is told of a work: all while the trace is listened to, by one who wants all. */
 tp_told tp_wire_told(const tp_work *work, tp_trace *trace);
 
 /* Appends the event if it is to be told; the job 0 is the one around it that is known elsewhere.

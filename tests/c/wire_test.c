@@ -690,6 +690,25 @@ static void count_build(void *user, const tp_job_build *b)
     ++*n;
 }
 
+TEST(processes_tell_no_more_than_is_wanted)
+{
+    tp_trace t = { 0 };
+    tp_terms terms = { 0 };
+    const tp_work work = { .terms = &terms };
+    CHECK_INT(TP_TELLS_NOTHING, tp_wire_told(&work, &t));
+    terms.is_timed = true;
+    CHECK_INT(TP_TELLS_BUILDS, tp_wire_told(&work, &t));
+    CHECK_INT(0, tp_trace_start(&t, 4, NULL));
+    CHECK_INT(TP_TELLS_ALL, tp_wire_told(&work, &t));
+    tp_trace_set_brief(&t, true); /* as a worker of a cluster whose coordinator wants times */
+    CHECK_INT(TP_TELLS_BUILDS, tp_wire_told(&work, &t));
+    terms.is_timed = false;
+    CHECK_INT(TP_TELLS_BUILDS, tp_wire_told(&work, &t));
+    tp_trace_stop(&t);
+    CHECK_INT(TP_TELLS_NOTHING, tp_wire_told(&work, &t));
+    tp_trace_close(&t);
+}
+
 TEST(events_of_another_machine_are_of_its_tracks_by_our_clock)
 {
     tp_trace host = { 0 };

@@ -109,6 +109,48 @@ describe("What happens on a cluster's workers", function()
     assert.equal(missing, report.lost)
   end)
 
+  it("is no more in bytes than all workers together may tell, however many chunks there are", function()
+    own:worker(2)
+    -- 1,000 others are there: each may tell 1 KiB in 100 ms
+    local beats = {}
+    for i = 1, 1000 do beats[i] = cluster.publish(("tp1.d.hb.%04x%028x"):format(i, i), "0 0 other _TPW.x 30000 other") end
+    local source = [[
+      local f = app:func(function(x) for i = 1, 8 do tidepool.mark "m" end return x end)
+      f:remote(0)
+      print "begins"
+      io.stdout:flush()
+      while not io.open(GATE) do tidepool.sleep(0.02) end
+      local n = 0
+      for _ = 1, 300 do n = n + #f:map(tidepool.range(8)):list() end
+      print(n)]]
+    local gate = support.temp_path()
+    local script = own:start("local tidepool = require 'tidepool'\nlocal app = tidepool.App 'job'\n" ..
+      source:gsub("GATE", ("%q"):format(gate)), nil, "--report DIR/r.html --trace DIR/t.json")
+    support.eventually("the script has begun", function() return (support.read_file(script.dir .. "/out") or ""):find "begins" end)
+    own:speak("worker", table.concat(beats))
+    support.sleep(0.5)
+    local heard = support.temp_path()
+    local listener = own:listen("coordinator", "tp1.d.r.*.happened", heard)
+    local begun = support.now()
+    support.write_file(gate, "")
+    local out, status, errors = script.done()
+    local seconds = support.now() - begun
+    listener()
+    assert.same({ "begins\n2400\n", 0, "" }, { out, status, errors })
+    local bytes, messages = 0, 0
+    for size in (support.read_file(heard) or ""):gmatch "MSG tp1%.d%.r%.%x+%.happened %d+ (%d+)" do
+      bytes, messages = bytes + tonumber(size), messages + 1
+    end
+    assert.is_true(messages > 0)
+    assert.is_true(bytes <= (seconds / 0.1 + 2) * 1024 + 64 * 1024, ("%d bytes in %d messages in %.1f s"):format(bytes, messages, seconds))
+    local trace = reader.read(script.dir .. "/t.json")
+    local missing, there = 0, #trace:all { cat = "event", name = "m" }
+    for _, e in ipairs(trace:all { cat = "event", name = "left out" }) do
+      missing = missing + tonumber(e.args.what:match "^(%d+) events of it are missing")
+    end
+    assert.equal(8 * 2401, missing + there)
+  end)
+
   it("is over with the item that it is in, where its end is too much to tell", function()
     own:worker(1)
     local trace, report = run [[

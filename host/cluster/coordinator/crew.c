@@ -258,6 +258,7 @@ bool tp_crew_count(cluster *c, uint64_t now)
         if (w->offers == 0)
             c->crew.queued += w->slots;
     }
+    c->crew.alive = alive;
     set_beat(c, alive, now);
     c->crew.count_ns = now + LOOK_NS + c->crew.n_known * LOOK_EACH_NS;
     return true;
@@ -295,9 +296,10 @@ void tp_crew_reset(cluster *c)
     struct crew *r = &c->crew;
     for (unsigned i = 0; i < r->n_known; i++) {
         forget_devices(r->known[i]);
+        tp_lanes_free(&r->known[i]->lanes);
         *r->known[i] = (worker){ 0 };
     }
-    r->n_known = r->n_offering = r->offers = 0;
+    r->n_known = r->n_offering = r->offers = r->alive = 0;
     r->beat_ms = TP_BEAT_MS;
     r->count_ns = 0;
 }

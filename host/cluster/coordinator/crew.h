@@ -52,6 +52,7 @@ struct crew {
     worker **known, **offering; /* those that there are; those of them with offers */
     unsigned n_known, n_offering;
     const worker *other; /* one of another build; NULL: there is none */
+    unsigned alive;  /* workers that are not gone, of any build; */
     unsigned slots;  /* how many items workers of our build run at once; */
     unsigned queued; /* the slots among them of workers that take nothing directly; */
     unsigned offers; /* chunks that the others take directly */

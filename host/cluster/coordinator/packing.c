@@ -4,6 +4,7 @@
 #include "base/blake2b.h"
 #include "cluster/coordinator/coordinator.h"
 #include "cluster/coordinator/signs.h"
+#include "cluster/happened.h"
 #include "wire/events.h"
 
 #include <stdio.h>
@@ -191,6 +192,15 @@ static int store_modules(cluster *c, tp_error *err)
     return rc;
 }
 
+/* What each worker may tell of what happens (tp_task.told_bytes). */
+static uint32_t told_bytes(const cluster *c)
+{
+    const uint32_t each = TP_HAPPENED_ALL / (c->crew.alive ? c->crew.alive : 1);
+    return each < TP_HAPPENED_LEAST  ? TP_HAPPENED_LEAST
+           : each > TP_HAPPENED_MOST ? TP_HAPPENED_MOST
+                                     : each;
+}
+
 int tp_packing_seal(cluster *c, flight *l, tp_error *err)
 {
     tp_work *w = &l->slice->work;
@@ -213,7 +223,8 @@ int tp_packing_seal(cluster *c, flight *l, tp_error *err)
                                             : tp_job_reduction(l->slice->job),
                      .is_kernel = is_kernel,
                      .is_alone = l->deaths >= DEATHS_ALONE,
-                     .told = tp_wire_told(w, tp_engine_trace(c->engine)) };
+                     .told = tp_wire_told(w, tp_engine_trace(c->engine)),
+                     .told_bytes = told_bytes(c) };
     l->may_reduce = task.reduction != TP_REDUCES_NOTHING;
     if (w->terms->streams)
         tp_slice_allow(l->slice, &task.allowed);

@@ -4,6 +4,7 @@
 #include "cluster/coordinator/coordinator.h"
 #include "cluster/coordinator/flights.h"
 #include "cluster/coordinator/signs.h"
+#include "cluster/happened.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,6 +134,8 @@ static void take_offers(cluster *c, flight *l, const tp_answer *a)
     }
     if (w && a->kind == TP_ANSWER_DONE)
         tp_signs_begin_box(c, l, w, a->ran_ns < now ? now - a->ran_ns : 0);
+    if (w && l->box.of == &w->lanes)
+        tp_happened_omit(tp_engine_trace(c->engine), &l->box, a->happened, &l->happened);
     if (w && w->is_same && *w->inbox && !w->n_devices)
         tp_crew_set_offers(c, w, a->offers);
 }

@@ -192,6 +192,7 @@ static void begin(node *n, chunk *k)
     if (k->image)
         k->image->users++;
     k->told = rc ? TP_TELLS_NOTHING : task.told;
+    k->told_bytes = rc ? 0 : task.told_bytes;
     tp_telling_follow(n, s);
     if (rc)
         tp_block_free(items);

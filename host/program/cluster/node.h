@@ -74,10 +74,11 @@ typedef struct session {
     int modules;
     uint64_t modules_size;
     /* ---- by telling.c: the number of the job that each worker of its host has taken last; how
-     * many events were lost in its ring ---- */
+     * many events were lost in its ring; so many bytes may be told yet, since then ---- */
     uint64_t *takers; /* owned */
     uint32_t takers_room, n_takers;
-    uint64_t n_lost;
+    uint64_t n_lost, told_ns;
+    size_t told_left;
     /* since when its devices run nothing that is wanted; 0: they do not. By cluster_worker.c */
     uint64_t stuck_ms;
 } session;
@@ -130,9 +131,10 @@ typedef struct chunk {
     uint32_t n_values;
     uint64_t first_value, allowed, told_ms;
     /* ---- by telling.c: events that were not told yet, of which there are so many, and some that
-     * will not be; how many came before; when some were last told. told: a tp_told ---- */
+     * will not be; how many came before; when some were last told. told, told_bytes: of its
+     * task ---- */
     tp_buf happened;
-    uint32_t told, n_happened;
+    uint32_t told, told_bytes, n_happened;
     uint64_t n_missing, happened_before, happened_ns;
     uint32_t at, count;
     uint64_t queued_ms, progress_ms, again_ms;
@@ -172,10 +174,6 @@ typedef struct node {
     pull pulls[PULLS];
     uint64_t pull_ms;
     double chunk_ns; /* how long a chunk took lately */
-
-    /* ---- by telling.c: so many bytes may be told yet, since then ---- */
-    uint64_t told_share_ns;
-    size_t told_share;
 
     /* ---- by intake.c ---- */
     uint64_t beat_ms, beat_until_ms; /* how often it shows itself, and how long that holds */

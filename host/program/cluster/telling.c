@@ -7,20 +7,21 @@
 
 enum {
     RING = 8192, /* events between two looks, which are EARLY_MS apart at most */
-    /* What a worker sends in TP_HAPPENED_NS at most, for all of its chunks together: so thousands
-     * of short ones do not fill the server's connection with this */
-    SHARE = 64 << 10,
     ENDS = 2 << 10 /* of TP_HAPPENED_BYTES, for ends of what was told to have begun */
 };
 
 void tp_telling_follow(node *n, session *s)
 {
-    bool is_wanted = false;
+    bool is_wanted = false, is_brief = true;
     if (!s->host)
         return;
     tp_trace *trace = tp_engine_trace(s->host->engine);
     for (const chunk *k = n->chunks; k; k = k->next)
-        is_wanted |= k->session == s && k->state == RUNNING && k->told != TP_TELLS_NOTHING;
+        if (k->session == s && k->state == RUNNING && k->told != TP_TELLS_NOTHING) {
+            is_wanted = true;
+            is_brief &= k->told == TP_TELLS_BUILDS;
+        }
+    tp_trace_set_brief(trace, is_brief);
     if (is_wanted == tp_trace_is_on(trace))
         return;
     s->n_takers = 0;
@@ -101,16 +102,18 @@ void tp_telling_sort(node *n, session *s, const chunk *begins)
         }
 }
 
-/* May so many more bytes be sent? */
-static bool has_share(node *n, size_t bytes, uint64_t now_ns)
+/* May so many more bytes be sent for the chunk? Thousands of short chunks together, and those of
+ * all workers, do not fill connections with this. */
+static bool has_share(chunk *k, size_t bytes, uint64_t now_ns)
 {
-    if (now_ns >= n->told_share_ns + TP_HAPPENED_NS) {
-        n->told_share_ns = now_ns;
-        n->told_share = SHARE;
+    session *s = k->session;
+    if (now_ns >= s->told_ns + TP_HAPPENED_NS) {
+        s->told_ns = now_ns;
+        s->told_left = k->told_bytes < TP_HAPPENED_MOST ? k->told_bytes : TP_HAPPENED_MOST;
     }
-    if (bytes > n->told_share)
+    if (bytes > s->told_left)
         return false;
-    n->told_share -= bytes;
+    s->told_left -= bytes;
     return true;
 }
 
@@ -119,31 +122,32 @@ void tp_telling_send(node *n, chunk *k, bool is_over)
     char subject[TP_SUBJECT_MAX];
     const uint64_t now_ns = uv_hrtime();
     tp_buf message = { 0 };
+    tp_happened head;
     if (k->n_happened + k->n_missing == 0 ||
         (!is_over && now_ns < k->happened_ns + TP_HAPPENED_NS))
         return;
-    if (!has_share(n, k->happened.len, now_ns)) {
+    k->happened_ns = now_ns;
+    if (k->n_happened == 0 || !has_share(k, sizeof head + k->happened.len, now_ns)) {
         k->n_missing += k->n_happened;
         k->n_happened = 0;
         tp_buf_clear(&k->happened);
+        return;
     }
-    tp_happened head = { .chunk = k->number,
-                         .before = k->happened_before + k->n_missing,
-                         .now_ns = now_ns,
-                         .ran_ns = now_ns - k->begun_ns,
-                         .sending = k->sending,
-                         .count = k->n_happened,
-                         .is_over = is_over };
+    head = (tp_happened){ .chunk = k->number,
+                          .before = k->happened_before + k->n_missing,
+                          .now_ns = now_ns,
+                          .ran_ns = now_ns - k->begun_ns,
+                          .sending = k->sending,
+                          .count = k->n_happened,
+                          .is_over = is_over };
     memcpy(head.worker, n->id_bytes, sizeof head.worker);
     snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.happened", k->session->hex);
     if (tp_buf_add(&message, &head, sizeof head) == 0 &&
-        (k->happened.len == 0 ||
-         tp_buf_add(&message, k->happened.data, k->happened.len) == 0))
+        tp_buf_add(&message, k->happened.data, k->happened.len) == 0)
         tp_nats_publish(&n->nats, subject, NULL, message.data, message.len);
     tp_buf_free(&message);
     tp_buf_clear(&k->happened);
     k->happened_before = head.before + head.count;
-    k->happened_ns = now_ns;
     k->n_happened = k->n_missing = 0;
 }
 
