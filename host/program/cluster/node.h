@@ -79,6 +79,9 @@ typedef struct session {
     uint32_t takers_room, n_takers;
     uint64_t n_lost, told_ns;
     size_t told_left;
+    /* the running chunks by the numbers of their jobs, while their events are sorted */
+    struct chunk **running; /* owned */
+    uint32_t running_room, n_running;
     /* since when its devices run nothing that is wanted; 0: they do not. By cluster_worker.c */
     uint64_t stuck_ms;
 } session;

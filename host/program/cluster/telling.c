@@ -32,13 +32,48 @@ void tp_telling_follow(node *n, session *s)
         tp_trace_start(trace, RING, NULL); /* without memory for it these events are missing */
 }
 
-/* The running chunk whose job has that number; NULL: there is none. */
-static chunk *find_by_job(const node *n, const session *s, uint64_t number)
+static int compare_jobs(const void *a, const void *b)
 {
-    for (chunk *k = n->chunks; k; k = k->next)
-        if (k->session == s && k->state == RUNNING && k->job && tp_job_number(k->job) == number)
-            return k;
-    return NULL;
+    const uint64_t x = tp_job_number((*(chunk *const *)a)->job),
+                   y = tp_job_number((*(chunk *const *)b)->job);
+    return x < y ? -1 : x > y;
+}
+
+/* Lists the running chunks by their jobs: a large machine has thousands of chunks, most of which
+ * wait, and each event looks for its own. Without memory the events are told of no chunk. */
+static void list_running(const node *n, session *s)
+{
+    s->n_running = 0;
+    for (chunk *k = n->chunks; k; k = k->next) {
+        if (k->session != s || k->state != RUNNING || !k->job)
+            continue;
+        if (s->n_running == s->running_room) {
+            const uint32_t room = 2 * s->running_room + 8;
+            chunk **more = realloc(s->running, room * sizeof *more);
+            if (!more)
+                break;
+            s->running = more;
+            s->running_room = room;
+        }
+        s->running[s->n_running++] = k;
+    }
+    if (s->n_running > 1)
+        qsort(s->running, s->n_running, sizeof *s->running, compare_jobs);
+}
+
+/* The running chunk whose job has that number; NULL: there is none. */
+static chunk *find_by_job(const session *s, uint64_t number)
+{
+    uint32_t low = 0, high = s->n_running;
+    while (low < high) {
+        const uint32_t middle = (low + high) / 2;
+        if (tp_job_number(s->running[middle]->job) < number)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low < s->n_running && tp_job_number(s->running[low]->job) == number ? s->running[low]
+                                                                              : NULL;
 }
 
 /* The worker of the session's host has taken items of that job. */
@@ -77,13 +112,14 @@ void tp_telling_sort(node *n, session *s, const chunk *begins)
     tp_trace *trace = s->host ? tp_engine_trace(s->host->engine) : NULL;
     tp_event events[64];
     size_t found;
-    if (!trace || !tp_trace_is_on(trace))
+    if (!trace || !tp_trace_is_on(trace) || (found = tp_trace_read(trace, events, 64)) == 0)
         return;
-    while ((found = tp_trace_read(trace, events, 64)) > 0)
+    list_running(n, s);
+    for (; found > 0; found = tp_trace_read(trace, events, 64))
         for (size_t i = 0; i < found; i++) {
             tp_event *e = &events[i];
             const uint64_t job = tp_wire_has_job(e->kind) ? e->job : 0;
-            chunk *k = job ? find_by_job(n, s, job) : NULL;
+            chunk *k = job ? find_by_job(s, job) : NULL;
             if (job && !k && !tp_wire_is_inner(job))
                 continue; /* of a chunk that is over */
             if (e->kind == TP_EVENT_TAKE)
@@ -91,7 +127,7 @@ void tp_telling_sort(node *n, session *s, const chunk *begins)
             if (k)
                 e->job = 0; /* the coordinator knows it by the chunk */
             else if (e->worker > 0)
-                k = e->worker < s->n_takers ? find_by_job(n, s, s->takers[e->worker]) : NULL;
+                k = e->worker < s->n_takers ? find_by_job(s, s->takers[e->worker]) : NULL;
             else
                 k = (chunk *)(uintptr_t)begins;
             if (!k || k->told == TP_TELLS_NOTHING)
@@ -154,6 +190,8 @@ void tp_telling_send(node *n, chunk *k, bool is_over)
 void tp_telling_close(session *s)
 {
     free(s->takers);
+    free(s->running);
     s->takers = NULL;
-    s->takers_room = s->n_takers = 0;
+    s->running = NULL;
+    s->takers_room = s->n_takers = s->running_room = s->n_running = 0;
 }
