@@ -118,11 +118,9 @@ void tp_trace_write(tp_trace *t, const tp_event *e)
     atomic_store_explicit(&s->stamp, 2 * n + 2, memory_order_release);
 }
 
-/* Event n, when it is whole and still there. */
+/* Event n, whose stamp said (acquire) that it is whole, when it is still there. */
 static bool read_slot(slot *s, uint64_t n, tp_event *out)
 {
-    if (atomic_load_explicit(&s->stamp, memory_order_acquire) != 2 * n + 2)
-        return false;
     uint64_t what = atomic_load_explicit(&s->what, memory_order_acquire);
     *out = (tp_event){
         .time_ns = atomic_load_explicit(&s->time_ns, memory_order_acquire),
@@ -150,11 +148,12 @@ size_t tp_trace_read(tp_trace *t, tp_event *out, size_t max)
         if (t->next == n)
             break;
         slot *s = &ring->slots[t->next & ring->mask];
-        if (read_slot(s, t->next, &out[found]))
-            found++;
-        else if (atomic_load_explicit(&s->stamp, memory_order_relaxed) <= 2 * t->next + 1 &&
-                 atomic_load_explicit(&t->is_on, memory_order_relaxed))
+        /* looked at once: an event that is whole only now would be taken for one that is gone */
+        const uint64_t stamp = atomic_load_explicit(&s->stamp, memory_order_acquire);
+        if (stamp <= 2 * t->next + 1 && atomic_load_explicit(&t->is_on, memory_order_relaxed))
             break; /* the event is still being written */
+        if (stamp == 2 * t->next + 2 && read_slot(s, t->next, &out[found]))
+            found++;
         else
             t->lost++;
         t->next++;

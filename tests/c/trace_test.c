@@ -233,6 +233,24 @@ TEST(many_threads_write_while_one_reads)
     tp_trace_close(&t);
 }
 
+TEST(a_reader_that_keeps_up_loses_nothing)
+{
+    tp_trace t = { 0 };
+    tp_event events[64];
+    pthread_t threads[WRITERS];
+    uint64_t read = 0;
+    CHECK_INT(0, tp_trace_start(&t, WRITERS * EACH, NULL)); /* it never goes round */
+    for (int i = 0; i < WRITERS; i++)
+        CHECK_INT(0, pthread_create(&threads[i], NULL, write_many, &t));
+    while (read + t.lost < WRITERS * EACH) /* also what is just being written */
+        read += tp_trace_read(&t, events, 64);
+    for (int i = 0; i < WRITERS; i++)
+        pthread_join(threads[i], NULL);
+    CHECK_INT(0, t.lost);
+    CHECK_INT(WRITERS * EACH, read);
+    tp_trace_close(&t);
+}
+
 /* ---- what a host notes ---- */
 
 enum { ITEMS = 300, EVENTS = 4096 };
