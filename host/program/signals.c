@@ -40,15 +40,20 @@ void tp_signals_be_patient(unsigned ms)
         timer_settime(tp_process.timer, 0, &when, NULL);
 }
 
+/* How many results the next run need not make again, if it has the journal of this one. */
+static uint64_t results_done(void)
+{
+    return tp_process.has_journal && tp_process.kept > tp_process.delivered ? tp_process.kept
+                                                                            : tp_process.delivered;
+}
+
 /* Builds "tidepool: interrupted (12 of 100 results delivered)", and how to go on. The part in
  * brackets only if there was a map just then. Where a slow input holds back results that came
  * later, which are kept: "(12 of 100 results delivered, 80 kept)". */
 static void put_interrupted(tp_last_line *l)
 {
     const bool has_map = tp_process.delivered || tp_process.total;
-    const uint64_t done = tp_process.has_journal && tp_process.kept > tp_process.delivered
-                              ? tp_process.kept
-                              : tp_process.delivered;
+    const uint64_t done = results_done();
     tp_last_line_put_text(l, tp_term_eraser());
     tp_last_line_put_text(l, "tidepool: interrupted");
     if (!has_map && !(tp_process.has_journal && tp_process.has_recorded))
@@ -88,7 +93,13 @@ static void put_interrupted_json(tp_last_line *l)
         tp_last_line_put_number(l, tp_process.total);
     else
         tp_last_line_put_text(l, "null");
-    tp_last_line_put_text(l, tp_process.has_journal ? ",\"kept\":true}" : ",\"kept\":false}");
+    if (!tp_process.has_journal) {
+        tp_last_line_put_text(l, ",\"kept\":false}");
+        return;
+    }
+    tp_last_line_put_text(l, ",\"kept\":true,\"kept_results\":");
+    tp_last_line_put_number(l, results_done());
+    tp_last_line_put_text(l, "}");
 }
 
 void tp_signals_say_interrupted(void)

@@ -574,7 +574,7 @@ describe("The host program", function()
   end)
 
   it("says after Ctrl-C how many results are kept that a slow input holds back", function()
-    local done = support.run_script([[
+    local source = [[
       local tidepool = require "tidepool"
       local ffi = require "ffi"
       ffi.cdef "int raise(int);"
@@ -592,9 +592,13 @@ describe("The host program", function()
         ffi.C.raise(2)
       end)
       for _ in results do end
-    ]], { seconds = 240, workers = 2 })
+    ]]
+    local done = support.run_script(source, { seconds = 240, workers = 2 })
     assert.same({ 2, "tidepool: interrupted (1 of 30 results delivered, 29 kept); run the same command again to finish the other 1\n" },
       { done.signal, done.stderr })
+    done = support.run_script(source, { seconds = 240, workers = 2, flags = { "--progress=json" } })
+    assert.same({ 2, '{"interrupted":true,"delivered":1,"total":30,"kept":true,"kept_results":29}' },
+      { done.signal, done.stderr:match "([^\n]*)\n$" })
   end)
 
   it("says how to go on after Ctrl-C between maps, too, where something was kept", function()
@@ -620,7 +624,7 @@ describe("The host program", function()
     says(command, { map = "journal = 'DIR/run.db'" })
     says(command, { func = "cache = 'DIR/kept.db'" })
     says("tidepool: interrupted", {})
-    says('{"interrupted":true,"delivered":0,"total":null,"kept":true}', { map = "journal = 'DIR/run.db'", flags = { "--progress=json" } })
+    says('{"interrupted":true,"delivered":0,"total":null,"kept":true,"kept_results":0}', { map = "journal = 'DIR/run.db'", flags = { "--progress=json" } })
   end)
 
   it("is ended by Ctrl-C during a map, with one line that says how far it got (C10)", function()

@@ -3,6 +3,7 @@
 -- Starttime, JobRuntime, Send, Receive, Exitval, Signal, Command.
 
 local abi = require "tidepool.base.abi"
+local core = require "tidepool.core"
 local failure = require "tidepool.failure"
 
 local joblog = {}
@@ -40,8 +41,10 @@ function Joblog:_put(text)
   if not fine then cannot_write(self.path, why) end
 end
 
---- Results are read now whose first input has this index; in the place of Results:_keep_times.
-function Joblog:note(first, _, _, started, duration, _, attempts)
+--- Results of the job are read now whose first input has this index; in the place of
+--- Results:_keep_times.
+function Joblog:note(job, first, _, _, started, duration, _, attempts)
+  while core.job.build(job) do end -- nobody else asks for what was compiled inside of its inputs
   self.first, self.started, self.duration, self.attempts = first, started, duration, attempts
 end
 

@@ -336,7 +336,7 @@ end
 --- Maps, and writes the results; returns how many have failed.
 local function map(f, settings)
   local log = settings.log
-  local function note(_, ...) log:note(...) end
+  local function note(of, ...) log:note(of.job, ...) end
   local results = maps.start(f, new_source(settings),
     { return_exceptions = settings.keep_going, journal = settings.journal, times = log and note }, {})
   local is_plain = not (settings.json or settings.texts or settings.results)
