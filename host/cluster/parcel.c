@@ -345,8 +345,10 @@ static int get_section(cursor *c, cursor *section)
         return -1;
     memcpy(&size, p, sizeof size);
     p = get(c, size);
+    if (!p)
+        return -1;
     *section = (cursor){ p, p + size, c->err };
-    return p ? 0 : -1;
+    return 0;
 }
 
 /* Adds the references with the next n numbers to a message. */
