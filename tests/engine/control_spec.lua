@@ -624,7 +624,8 @@ describe("The host program", function()
     says(command, { map = "journal = 'DIR/run.db'" })
     says(command, { func = "cache = 'DIR/kept.db'" })
     says("tidepool: interrupted", {})
-    says('{"interrupted":true,"delivered":0,"total":null,"kept":true,"kept_results":0}', { map = "journal = 'DIR/run.db'", flags = { "--progress=json" } })
+    local json = { "--progress=json" }
+    says('{"interrupted":true,"delivered":0,"total":null,"kept":true,"kept_results":0}', { map = "journal = 'DIR/run.db'", flags = json })
   end)
 
   it("is ended by Ctrl-C during a map, with one line that says how far it got (C10)", function()
