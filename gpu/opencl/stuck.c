@@ -414,8 +414,8 @@ static void say_stuck(const tp_cl_pool *p, const tp_cl *cl, unsigned device, tp_
 }
 
 /* Finds a life in which the device runs a kernel: `life`, which it has (or NULL), or a new one;
- * NULL with err set when it runs none. The caller holds it. Called with p->lock held, which it releases
- * meanwhile. */
+ * NULL with err set when it runs none. The caller holds it. Called with p->lock held, which it
+ * releases meanwhile. */
 static tp_life *find_life(tp_cl_pool *p, const tp_cl *cl, unsigned device, tp_life *life,
                           tp_error *err)
 {

@@ -25,7 +25,8 @@ local builtins = {}
 ---@field arg string type of its arguments: "num", "int" or "uint64"
 ---@field results string[] types of its results
 ---@field emit fun(need: fun(name: string): string, args: string[], single: boolean, kind: string?): string[] one C expression per result;
----   `need` asks for a helper of PRELUDE in the form at hand (scalar or vector) and gives its name; `kind` is that of 64-bit integers
+---   `need` asks for a helper of PRELUDE in the form at hand (scalar or vector) and gives its name;
+---   `kind` is that of 64-bit integers
 ---@field takes_text boolean? its arguments stand between commas only; else they must be in one piece
 ---@field takes_wide boolean? its arguments may be 64-bit integers
 ---@field wide { counts: integer?, emit: function }? what it is where one of the first `counts` arguments (of all) is a 64-bit integer:

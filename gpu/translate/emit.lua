@@ -40,7 +40,8 @@ local STORE_PAST_CACHES = [[
 -- processor's, where the compiler (clang since 15) can do that. Their results are the same bits.
 -- (bench/grid.lua: a product of two matrices by computed indexes takes a quarter of the time, a 5x5
 -- blur two fifths.)
-local FAST = [[
+local FAST = {
+    { names = { "any", "all" }, text = [[
 #ifdef __has_builtin
 #if __has_builtin(__builtin_reduce_or) && __has_builtin(__builtin_reduce_and)
 #undef any
@@ -48,6 +49,11 @@ local FAST = [[
 #define any(mask) (__builtin_reduce_or((mask) < 0) != 0)
 #define all(mask) (__builtin_reduce_and((mask) < 0) != 0)
 #endif
+#endif
+
+]] },
+    { names = { "floor", "ceil", "trunc" }, text = [[
+#ifdef __has_builtin
 #if __has_builtin(__builtin_elementwise_floor) && __has_builtin(__builtin_elementwise_ceil) && __has_builtin(__builtin_elementwise_trunc)
 #undef floor
 #undef ceil
@@ -58,7 +64,8 @@ local FAST = [[
 #endif
 #endif
 
-]]
+]] },
+}
 
 ---Writes a program.
 ---@param program table from infer.program
@@ -86,10 +93,13 @@ function emit.program(program, options)
     if options.needs_double then parts[#parts + 1] = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" end
     parts[#parts + 1] = "#pragma OPENCL FP_CONTRACT OFF\n\n"
     if options.lanes > 1 and not options.reduce then parts[#parts + 1] = STORE_PAST_CACHES end
-    if options.lanes > 1 then parts[#parts + 1] = FAST end
-    parts[#parts + 1] = table.concat(unit.prelude, "\n") .. (#unit.prelude > 0 and "\n" or "")
-    parts[#parts + 1] = table.concat(unit.functions, "\n") .. "\n"
-    parts[#parts + 1] = kernel
+    local text = table.concat(unit.prelude, "\n") .. (#unit.prelude > 0 and "\n" or "") .. table.concat(unit.functions, "\n") .. "\n" .. kernel
+    for _, fast in ipairs(options.lanes > 1 and FAST or {}) do
+        local is_used = false
+        for _, name in ipairs(fast.names) do is_used = is_used or text:find("%f[%w_]" .. name .. "%(") ~= nil end
+        if is_used then parts[#parts + 1] = fast.text end
+    end
+    parts[#parts + 1] = text
     return table.concat(parts)
 end
 

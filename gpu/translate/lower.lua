@@ -101,7 +101,8 @@ function lower.def(program, fn, options, infer, find_function)
         nilable = {}, optional = {}, missing = {}, misses = {}, lends = {}, asked = {}, gives_texts = {}, nil_locals = {}, takes_nil = {},
         -- of texts that are numbers (symbols.lua), functions that are chosen (choices.lua),
         -- arguments (defaults.lua) and select
-        ids = {}, symbols = {}, result_symbols = {}, dispatchers = {}, choosers = {}, result_functions = {}, defaults = {}, defaulted = {}, selected = {},
+        ids = {}, symbols = {}, result_symbols = {}, dispatchers = {}, choosers = {}, result_functions = {},
+        defaults = {}, defaulted = {}, selected = {},
         -- of functions that call themselves (lifting.lua)
         lifts = {}, recursive = {},
         -- of structs of C: the constructors that stand for them, and captured ones as tables

@@ -8,8 +8,8 @@ local APART = {
 }
 
 --- Calls visit(node) for the nodes of a tree, those of functions in it, too, but not for what is in
--- a node for which it gives true; always in the same order, so that the same function gives the same
--- text each time, as kept programs need it.
+-- a node for which it gives true; always in the same order, so that the same function gives the
+-- same text each time, as kept programs need it.
 ---@param tree table
 ---@param visit fun(node: table): boolean?
 function trees.each_node(tree, visit)

@@ -1,6 +1,6 @@
---- Structs and arrays of C on devices: captured ones, and those that a function makes. Each function
--- is compared with plain Lua over 101 pairs of numbers, special ones among them, in the scalar and
--- the vector form.
+--- Structs and arrays of C on devices: captured ones, and those that a function makes. Each
+-- function is compared with plain Lua over 101 pairs of numbers, special ones among them, in the
+-- scalar and the vector form.
 
 package.path = "tests/?.lua;" .. package.path
 require "tidepool" -- first, as users do

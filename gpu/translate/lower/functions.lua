@@ -65,7 +65,7 @@ local function touches(L, fn, def, seen)
         end
         return node.tag == "Unop" and node.op == "#" and (node.expr.tag == "String" or type((static_of(fn, node.expr))) == "string")
     end
-    -- Is it a captured table whose elements are read in another way than those of a list of numbers?
+    -- Is it a captured table whose elements are read in another way than those of a list?
     local function is_other_table(value)
         return type(value) == "table" and not L.infer.array_type(value) and not L.infer.is_list(value) and (from_zero(value)
             or is_list_of_tables(value) or choices.count(value) or has_names(value) or sets.form(value)) and true or false

@@ -631,10 +631,10 @@ end
 -- Functions that devices cannot run beside threads, by the types of their inputs.
 local refused = setmetatable({}, { __mode = "k" })
 
--- What is worth asking for: that many inputs of an unknown function; or a map that takes so long on
--- threads, since before that a device has hardly begun, of a function that they have run for so
--- long: as asking takes, which is most of all loading OpenCL. When something is compiled, the engine
--- says (beside.c).
+-- What is worth asking for: that many inputs of an unknown function; or a map that takes so long
+-- on threads, since before that a device has hardly begun, of a function that they have run for so
+-- long: as asking takes, which is most of all loading OpenCL. When something is compiled, the
+-- engine says (beside.c).
 local MANY, SOME_S, ASK_S, ASK_FIRST_S = 1e5, 1e-4, 5e-3, 3e-2
 
 --- Has the function so much to do that devices are worth asking, and its translation worth the
