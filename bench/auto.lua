@@ -17,9 +17,9 @@
 ---
 --- `first` is what a script pays, from its first map to its last: some maps of `20 roots` in a
 --- process of its own, with nothing compiled anywhere, and again with what is kept on disk then;
---- with what compiling takes, of the device and of auto, also after the last map (a script that ends
---- waits for what is being made). Medians of five processes each, in random order, in ms, and the
---- ratio of auto to the better one of the others.
+--- with what compiling takes, of the device and of auto, also after the last map (a script that
+--- ends waits for what is being made). Medians of five processes each, in random order, in ms, and
+--- the ratio of auto to the better one of the others.
 ---
 --- Where the device is the processor, both are on the same cores, and auto can only choose. What a
 --- card would do, which takes time but no processor, and has memory of its own, shows
