@@ -42,12 +42,12 @@ describe("A device that hangs", function()
   ]], "FAULTS_CARD=1 FAULTS_ROOM=3600000")
 
   script("in a copy to another one is abandoned by the maps that wait for it", [[
-    local on = { app:func { name = "one", gpu = "pthread" } (f.raw), app:func { name = "two", gpu = "basic" } (g.raw) }
+    local on = { app:func { name = "one", gpu = { "pthread", "any" } } (f.raw), app:func { name = "two", gpu = { "basic", "minimal" } } (g.raw) }
     on[1]:map({ 1 }):list()
     on[2]:map({ 1 }):list()
     local out = tidepool.array("double", n)
-    local write = app:func { name = "write", gpu = "pthread" } (function(x) out[x] = x return x end)
-    local read = app:func { name = "read", gpu = "basic" } (function(x) return out[x] end)
+    local write = app:func { name = "write", gpu = { "pthread", "any" } } (function(x) out[x] = x return x end)
+    local read = app:func { name = "read", gpu = { "basic", "minimal" } } (function(x) return out[x] end)
     local left = write:map(tidepool.range(n), { window = 5000 })
     for i in left do
       if i == 3000 then break end
@@ -117,7 +117,7 @@ describe("A device that hangs", function()
   ]], "FAULTS_CARD=1 FAULTS_ROOM=3200000")
 
   script("in a compiler that is to try it keeps no map on another one", [[
-    local on = { app:func { name = "one", gpu = "pthread" } (f.raw), app:func { name = "two", gpu = "basic" } (g.raw) }
+    local on = { app:func { name = "one", gpu = { "pthread", "any" } } (f.raw), app:func { name = "two", gpu = { "basic", "minimal" } } (g.raw) }
     local gate = assert(os.getenv "FAULTS_BUILD_GATE")
     local function stuck()
       local before = faults.faults_stalled()
@@ -162,8 +162,8 @@ end)
 describe("An array that is on its way to a device", function()
   script("goes there again when another one has written to it meanwhile", [[
     local out, ones = tidepool.array("double", n), tidepool.array("double", 2, 1)
-    local write = app:func { name = "write", gpu = "pthread" } (function(x) out[x] = x return x end)
-    local read = app:func { name = "read", gpu = "basic" } (function(x) return out[x] end)
+    local write = app:func { name = "write", gpu = { "pthread", "any" } } (function(x) out[x] = x return x end)
+    local read = app:func { name = "read", gpu = { "basic", "minimal" } } (function(x) return out[x] end)
     write:map({ 1 }):list()
     read:map(ones):list()
     out:fill(0)

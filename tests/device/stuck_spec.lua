@@ -294,8 +294,8 @@ describe("a device that does not come back", function()
   script("leaves what another one has written, which comes home when its map is left", [[
     local n = 20000
     local out = tidepool.array("double", n)
-    local w = app:func { gpu = "basic", name = "w" } (function(x) out[x] = 3 * x return x end)
-    local hung = app:func { gpu = "pthread", name = "hung" } (function(x) return x + 1 end)
+    local w = app:func { gpu = { "basic", "minimal" }, name = "w" } (function(x) out[x] = 3 * x return x end)
+    local hung = app:func { gpu = { "pthread", "any" }, name = "hung" } (function(x) return x + 1 end)
     w:map({ 1 }):list()
     hung:map({ 1 }):list()
     out:fill(0)

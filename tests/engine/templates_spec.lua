@@ -58,7 +58,7 @@ describe("tables made by our modules", function()
     for path in io.popen("find lua gpu -name '*.lua'"):lines() do
       local dump = string.dump(assert(loadfile(path)))
       local completed = complete(dump)
-      assert.is_true(#completed >= #dump, path)
+      assert.are.equal(completed, complete(completed), path) -- whatever LuaJIT has left out
       assert.is_function(loadstring(completed), path)
     end
   end)
