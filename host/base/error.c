@@ -3,9 +3,11 @@
 
 #include "base/text.h"
 
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 
 int tp_error_set(tp_error *err, tp_code code, const char *format, ...)
 {
@@ -30,4 +32,13 @@ int tp_error_check_given(const void *p, const char *function, const char *name, 
 int tp_error_oom(tp_error *err, const char *what)
 {
     return tp_error_set(err, TP_EMEMORY, "out of memory: %s", what);
+}
+
+int tp_error_system(tp_error *err, tp_code code, const char *what, int why)
+{
+    struct rlimit files;
+    if (why != EMFILE || getrlimit(RLIMIT_NOFILE, &files))
+        return tp_error_set(err, code, "%s: %s", what, strerror(why));
+    return tp_error_set(err, code, "%s: %s (the limit is %llu, see ulimit -n)", what,
+                        strerror(why), (unsigned long long)files.rlim_cur);
 }

@@ -25,6 +25,10 @@ int tp_error_check_given(const void *p, const char *function, const char *name, 
 /* "out of memory: <what>" with TP_EMEMORY; returns -1. */
 int tp_error_oom(tp_error *err, const char *what);
 
+/* "<what>: <what the system says of why, an errno>", with the limit when too many files are open;
+ * returns -1. */
+int tp_error_system(tp_error *err, tp_code code, const char *what, int why);
+
 /* Marks err as empty. Code that runs for each item uses this: `= { 0 }` would also clear the 500
  * bytes of the text, which takes longer than encoding a number. */
 static inline void tp_error_clear(tp_error *err)

@@ -141,7 +141,7 @@ int tp_peer_start(tp_peer *p, const char *path, const int shared[TP_PEER_SHARED]
     for (int i = 0; i < TP_PEER_SHARED && is_connected; i++)
         is_connected = shared[i] < 0 || (copy[i] = copy_fd(shared[i])) >= 0;
     if (!is_connected) {
-        tp_error_set(err, TP_ESYS, "cannot connect a worker process: %s", strerror(errno));
+        tp_error_system(err, TP_ESYS, "cannot connect a worker process", errno);
         goto out;
     }
     int why = spawn(p, path,

@@ -5,10 +5,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+static const char NO_MEMORY[] = "no memory to share with a worker process";
 
 static size_t in_pages(size_t size)
 {
@@ -23,9 +24,7 @@ static int allocate(int fd, size_t size, tp_error *err)
     do {
         status = posix_fallocate(fd, 0, (off_t)size);
     } while (status == EINTR);
-    return status ? tp_error_set(err, TP_EMEMORY, "no memory to share with a worker process: %s",
-                                 strerror(status))
-                  : 0;
+    return status ? tp_error_system(err, TP_EMEMORY, NO_MEMORY, status) : 0;
 }
 
 static int map(tp_region *a, size_t size, tp_error *err)
@@ -33,8 +32,7 @@ static int map(tp_region *a, size_t size, tp_error *err)
     void *data = a->data ? tp_map_move(a->data, a->size, size, NULL, a->fd, 0)
                          : mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, a->fd, 0);
     if (data == MAP_FAILED)
-        return tp_error_set(err, TP_EMEMORY, "no memory to share with a worker process: %s",
-                            strerror(errno));
+        return tp_error_system(err, TP_EMEMORY, NO_MEMORY, errno);
     a->data = data;
     a->size = size;
     return 0;
@@ -44,8 +42,7 @@ int tp_region_open(tp_region *a, size_t size, tp_error *err)
 {
     *a = (tp_region){ .fd = tp_memory_file_open("tidepool") };
     if (a->fd < 0)
-        return tp_error_set(err, TP_ESYS, "no memory to share with a worker process: %s",
-                            strerror(errno));
+        return tp_error_system(err, TP_ESYS, NO_MEMORY, errno);
     if (allocate(a->fd, in_pages(size), err) || map(a, in_pages(size), err)) {
         tp_region_close(a);
         return -1;

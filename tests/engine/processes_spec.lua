@@ -1163,7 +1163,7 @@ describe("Worker processes", function()
       assert.is_false(out.timed_out, "ulimit -n " .. limit)
       assert.is_nil(out.signal)
       if not out.stdout:find("true\t40000", 1, true) then
-        assert.matches("[Tt]oo many open files", out.stdout .. out.stderr, "ulimit -n " .. limit)
+        assert.matches("[Tt]oo many open files %(the limit is " .. limit .. ", see ulimit %-n%)", out.stdout .. out.stderr, "ulimit -n " .. limit)
       end
     end
   end)
