@@ -39,11 +39,12 @@ local STORE_PAST_CACHES = [[
 -- Functions that PoCL 3.1 computes lane by lane, or by a dozen instructions, as one or two of the
 -- processor's, where the compiler (clang since 15) can do that. Their results are the same bits.
 -- (bench/grid.lua: a product of two matrices by computed indexes takes a quarter of the time, a 5x5
--- blur two fifths.)
+-- blur two fifths.) Not the first two with LLVM 18 and 19, which end the process over some programs
+-- with them under PoCL 6 ("Instruction Combining did not reach a fixpoint", pocl issue 1608).
 local FAST = {
     { names = { "any", "all" }, text = [[
 #ifdef __has_builtin
-#if __has_builtin(__builtin_reduce_or) && __has_builtin(__builtin_reduce_and)
+#if __has_builtin(__builtin_reduce_or) && __has_builtin(__builtin_reduce_and) && (__clang_major__ < 18 || __clang_major__ > 19)
 #undef any
 #undef all
 #define any(mask) (__builtin_reduce_or((mask) < 0) != 0)
