@@ -248,7 +248,7 @@ describe("a cluster's worker", function()
       session = own:speak("worker", pull, "^MSG tp1.d.w"):match "MSG tp1%.d%.w%.%x+%.(%x+)%.0%.1 "
       return session
     end)
-    local head = "\1\0\0\0\0\0\0\0\8\0\0\0\0\0\0\0" .. ("\0"):rep(96)
+    local head = "\1\0\0\0\0\0\0\0\8\0\0\0\0\0\0\0" .. ("\0"):rep(104)
     own:speak("worker", cluster.publish(("tp1.d.r.%s.0.0.1"):format(session), head .. ("\255"):rep(8)))
     local said, status = script.done()
     assert.equal(0, status)
