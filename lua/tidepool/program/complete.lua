@@ -54,6 +54,7 @@ local function field_tables(value)
   if device and mt == device.Buffer then return { device.Buffer } end
   if type(value) == "table" then found[1] = public[mt] or value end
   if func.is_function(value) then found[2] = func.methods end
+  if mt == app.App then found[2] = app.App end
   if failure.is_failure(value) and type(rawget(value, "value")) == "table" then found[2] = rawget(value, "value") end
   for _ = 1, 10 do
     mt = getmetatable(value)
