@@ -569,7 +569,7 @@ for _, executor in ipairs { "threads", "inline" } do
       end
       local info = debug.getinfo(f.raw, "S")
       local place = ("%s:%d: it returned "):format(info.short_src, info.linedefined)
-      assert.equal(place .. 'string, but returns = "double"', got[3])
+      assert.equal(place .. 'a string, but returns = "double"', got[3])
       assert.equal(place .. 'nothing, but returns = "double"', got[5])
       assert.matches("seven", got[7])
       got[3], got[5], got[7] = 0, 0, 0

@@ -179,8 +179,8 @@ statement["Return"] = function(L, node, is_tail)
             end
             value = optional.settle(L, node, value)
             if value.t ~= "scalar" then
-                refuse(L, node, "result %d is a %s; on a device results are numbers and booleans, return its fields", i,
-                    value.t == "function" and "function" or "table")
+                refuse(L, node, "result %d is a %s; on a device results are numbers and booleans, return %s", i,
+                    unpack(choices.is_function(value) and { "function", "what it gives" } or { "table", "its fields" }))
             end
             list[i] = value.node
         end
