@@ -107,6 +107,69 @@ describe("a name that is assigned another table", function()
   end)
 end)
 
+local function refusal(fn)
+  local fine, why = pcall(translate, fn, { name = "f" })
+  assert.is_false(fine)
+  return why
+end
+
+describe("a table that a function has made, and that has a second name", function()
+  -- What is copied on a device is one table in Lua.
+  it("is refused where it is changed by one of them", function()
+    for _, each in ipairs {
+      { function(x, y) local a = new(x, y) local l = { a } l[1].x = 5 return a.x end, "a change of 'l[1]', which is also 'a'" },
+      { function(x, y) local v = new(x, y) local w = v if x > 0 then w = w:copy() end w.x = 1 return v.x end, "'w', which is also 'v'" },
+      { function(x, y) local a, l = new(x, y), {} table.insert(l, a) l[1].x = 5 return a.x end, "a change of 'l[...]', which is also 'a'" },
+      { function(x, y) local a = new(x, y) local l = { a:scale_inplace(2) } l[1].x = 5 return a.x end, "which is also 'a'" },
+      { function(x) local a, n, o = { v = x }, 0, { p = { v = 1 } } o.p, n = a, 1 o.p.v = 2 return a.v + n end, "which is also 'a'" },
+      { function(x, y)
+        local a, b = { v = x }, { v = y }
+        local l = { a }
+        a, b = b, a
+        b.v = 7
+        return l[1].v + a.v
+      end, "which is also 'l[1]'" },
+      { function(x, y)
+        local p, l = new(x, y), {}
+        local function holder() return { p = p } end
+        l[1] = holder()
+        l[1].p.x = 3
+        return p.x
+      end, "which is also 'p'" },
+      { function(x)
+        local function counter() local t = { n = x } return function() t.n = t.n + 1 return t end end
+        local c = counter()
+        local l = { c() }
+        l[1].n = 1
+        return c().n
+      end, "which is also 't'" },
+      { function(x, y)
+        local a, b, l = { v = x }, { v = y }, {}
+        for i = 1, 3 do
+          if i > x then a, b = b, a end
+          l[i] = a
+        end
+        b.v = 7
+        return l[1].v
+      end, "'a' is put into 'l[...]', and into another place in line" },
+    } do
+      assert.matches(each[2], refusal(each[1]), 1, true)
+    end
+  end)
+  same("may be changed where it has none, or beside the part that has one", function(x, y)
+    local o, l = { p = new(x, y), n = 0 }, {}
+    o.n, o.p.x = o.n + 1, o.p.x + 1
+    for i = 1, 3 do table.insert(l, 1, new(x, i)) end
+    l[1].x = 3
+    local a = new(y, x)
+    local holder = { a = a, n = 1 }
+    holder.n = holder.n + 1
+    l[#l + 1] = a:copy()
+    l[4].x = l[4].x * 2
+    return o.p.x, l[1].x + l[2].x, l[4].x, holder.n + holder.a.x
+  end)
+end)
+
 describe("a class", function()
   same("may set its __index when it makes an object", function(x, y)
     local a, b = Account:new { balance = x }, Account:new({ balance = 0 })

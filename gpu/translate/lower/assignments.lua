@@ -380,7 +380,7 @@ local function store(L, at, target, value)
         end
         copy(L, at, known, value)
         note_flag()
-        if value.t == "object" and value.is_named then note_copy(L, at, value, known) end
+        if value.t == "object" and value.is_named then note_copy(L, at, value.source or value, known) end
         return
     end
     local is_removed = target.is_last and value.t == "scalar" and value.node.tag == "Nil"
@@ -424,7 +424,7 @@ local function store(L, at, target, value)
     end
     if not place then return end
     copy(L, at, place, value)
-    if value.t == "object" and value.is_named then note_copy(L, at, value, place) end
+    if value.t == "object" and value.is_named then note_copy(L, at, value.source or value, place) end
 end
 
 -- A statement that gives a parameter its default, where it is known what is given.
@@ -507,6 +507,8 @@ function statement.Assign(L, node)
                 local kept = object(new_storage(L, node, value.storage.class, "t"))
                 copy(L, node, kept, value)
                 values[i] = optional.mark(kept, value)
+                kept.is_named, kept.source = value.is_named, value
+                if swaps then places.note_swap(L, node, value) end
             end
         end
     end

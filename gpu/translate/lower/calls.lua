@@ -311,10 +311,8 @@ calls.call_values = call_values
 
 -- Marks tables that go on being reached by their own name.
 function calls.mark_named(exprs, values)
-    for i, node in ipairs(exprs) do
-        while node.tag == "Paren" do node = node.expr end
-        local value = values[i]
-        if value and value.t == "object" and (node.tag == "Name" or node.tag == "Index") then
+    for i, value in ipairs(values) do
+        if scopes.is_named(exprs[i], value) then
             values[i] = optional.mark({ t = "object", storage = value.storage, at = value.at, is_named = true }, value)
         end
     end

@@ -117,6 +117,7 @@ function copy(L, at, to, value)
                 value.storage.name, storage.name)
         end
         unify(L, storage.class, value.storage.class)
+        places.note_kept_copies(value, to)
         if not storage.fields then return end -- the next round will know the fields
         for _, key in ipairs(find(storage.class).order) do
             local field, source = storage.fields[key], value.storage.fields[key]

@@ -116,6 +116,7 @@ function inlining.inline(L, at, callee, values)
         for _, line in ipairs(body) do emit(L, line) end
     end
     for i, value in ipairs(returns.values) do
+        scopes.keep(L, value)
         if value.t == "chooser" then returns.values[i] = choosers.value(L, at, value) end
     end
     return returns.values

@@ -7,6 +7,7 @@ local inlining = require "tidepool.translate.lower.inlining"
 local nodes = require "tidepool.translate.lower.nodes"
 local places = require "tidepool.translate.lower.places"
 local ranges = require "tidepool.translate.lower.ranges"
+local scopes = require "tidepool.translate.lower.scopes"
 local symbols = require "tidepool.translate.lower.symbols"
 local texts = require "tidepool.translate.lower.texts"
 local walk = require "tidepool.translate.lower.walk"
@@ -104,13 +105,18 @@ function library.insert(L, node, values)
             check(L, node, is_within(L, node, at.node, first_of(L, node, place), behind),
                 { "position ", (" of table.insert is not in '%s', or is not a whole number"):format(place.storage.name) }, at.node)
         end
+        local is_named = scopes.is_named(node.args[3], values[3])
         inline(L, node, insert, values)
+        if values[3].t == "object" and not is_named then values[3].storage.root.is_alive = false end -- only its copy can be reached
         return {}
     end
     note_mutation(L, node, values[1])
     local place = append_place(L, node, values[1])
     if values[2].t ~= "scalar" then field_class(L, values[1].storage.class, "*").is_table = true end
-    if place then copy(L, node, place, values[2]) end
+    if place then
+        copy(L, node, place, values[2])
+        if scopes.is_named(node.args[2], values[2]) then places.note_copy(L, node, values[2], place) end
+    end
     return {}
 end
 

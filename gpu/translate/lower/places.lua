@@ -203,6 +203,14 @@ end
 -- Notes that another table is put into the place of the one that is there.
 function places.note_overwrite(L, storage) note_effect(L, storage, "overwritten", "overwrites") end
 
+-- A table's name for messages: of one that has none of its own, that of a local which it is.
+local function shown(storage)
+    for _, alias in ipairs(storage.root.aliases or {}) do
+        if alias.scope.is_open then return (storage.name:gsub("^[%w_]+", alias.var.name, 1)) end
+    end
+    return storage.name
+end
+
 -- Refuses a change of a table of which there is a copy that would have to change, too.
 function places.note_mutation(L, at, place)
     local storage = place.storage
@@ -213,11 +221,54 @@ function places.note_mutation(L, at, place)
         for _, other in ipairs(storage.copies or {}) do
             if other.is_target or other.storage.root.is_alive then
                 refuse(L, at, "a change of '%s', which is also '%s' since line %d; on a device these are two tables, copy its fields into a new one",
-                    storage.name, other.storage.name, other.line)
+                    shown(storage), shown(other.storage), other.line)
             end
         end
         storage = storage.parent
     end
+end
+
+local function link(storage, other, line, is_target)
+    storage.copies = storage.copies or {}
+    for _, known in ipairs(storage.copies) do
+        if known.storage == other then
+            known.is_target = known.is_target or is_target
+            return
+        end
+    end
+    table.insert(storage.copies, { storage = other, line = line, is_target = is_target })
+end
+
+--- Notes for a table that is copied which other ones are one with it: they are with its copy, too.
+function places.note_kept_copies(from, to)
+    for _, other in ipairs(from.storage.copies or {}) do
+        if other.storage ~= to.storage then
+            link(to.storage, other.storage, other.line, other.is_target)
+            link(other.storage, to.storage, other.line, true)
+        end
+    end
+end
+
+-- Is something true of a part of the table, or of one that it is a part of?
+local function any_part(storage, is_true)
+    if is_true(storage) then return true end
+    for _, each in pairs(storage.fields or {}) do
+        if any_part(each, is_true) then return true end
+    end
+    return storage.list ~= nil and any_part(storage.list.element, is_true)
+end
+
+--- Notes that a table and another one get each other's places, in a loop that has not made it: of
+--- what is a copy of one of them is not known afterwards which one it is.
+function places.note_swap(L, at, place)
+    if place.storage.root.loops < #L.loops then place.storage.swapped = at.line end
+end
+
+local function swapped_in(storage)
+    local line
+    any_part(storage, function(part) line = part.swapped return line end)
+    while storage and not line do storage, line = storage.parent, storage.swapped end
+    return line
 end
 
 -- Notes that the table was copied to a place, and can still be reached where it was.
@@ -240,12 +291,16 @@ function places.note_copy(L, at, from, to)
     local loops = lift and is_outside(source.root) and math.max(source.root.loops, lift.loops) or source.root.loops
     local changed = loops < #L.loops and (source.mutated or target.root == target and target.mutated)
     if changed then
-        refuse(L, at, "'%s' is put into '%s', and changed in line %d; on a device these are two tables, put a new one there", source.name,
-            target.name, changed)
+        refuse(L, at, "'%s' is put into '%s', and changed in line %d; on a device these are two tables, put a new one there", shown(source),
+            shown(target), changed)
     end
-    source.copies, target.copies = source.copies or {}, target.copies or {}
-    table.insert(source.copies, { storage = target, line = at.line, is_target = true })
-    table.insert(target.copies, { storage = source, line = at.line })
+    local swapped = loops < #L.loops and source.root ~= target.root and swapped_in(source)
+    if swapped then
+        refuse(L, at, "'%s' is put into '%s', and into another place in line %d; on a device these are two tables, put a new one there", shown(source),
+            shown(target), swapped)
+    end
+    link(source, target, at.line, true)
+    link(target, source, at.line)
 end
 
 --- What is wrong where an element has no room. Of a list of known length that cannot be, but for

@@ -137,6 +137,41 @@ function scopes.close_scope(L)
     L.scope = L.scope.back
 end
 
+--- Can a table that an expression gives be reached by another name, too? `node`: the expression, nil
+--- of a further result of a call.
+function scopes.is_named(node, value)
+    if value.t ~= "object" then return false end
+    while node and node.tag == "Paren" do node = node.expr end
+    if value.is_named or node and (node.tag == "Name" or node.tag == "Index") then return true end
+    local storage = value.storage
+    while storage do
+        for _, alias in ipairs(storage.aliases or {}) do
+            if alias.scope.is_open then return true end
+        end
+        storage = storage.parent
+    end
+    return false
+end
+
+--- Lets the tables live on, until the scope of the walk ends, that a value of an ended scope is, or
+--- that a function of such a scope can still reach.
+function scopes.keep(L, value)
+    local function revive(storage)
+        if storage.is_alive then return end
+        storage.is_alive = true
+        table.insert(L.scope.storages, storage)
+        for _, own in pairs(storage.functions or {}) do scopes.keep(L, own) end
+    end
+    if value.t == "object" then return revive(value.storage.root) end
+    for _, case in ipairs(value.cases or {}) do scopes.keep(L, case.value) end
+    for _, each in pairs(value.values or {}) do scopes.keep(L, each) end -- of a chooser
+    local scope = value.t == "function" and value.scope
+    while scope and not scope.is_open do
+        for _, storage in ipairs(scope.storages) do revive(storage) end
+        scope = scope.outer
+    end
+end
+
 -- Makes a local that is never assigned another name for a table. If another table is copied to the
 -- table's place while the local lives (L.copied), the local gets a copy.
 function scopes.bind_table(L, at, scope, var, value)

@@ -9,6 +9,7 @@ local holes = require "tidepool.translate.lower.holes"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
+local scopes = require "tidepool.translate.lower.scopes"
 local walk = require "tidepool.translate.lower.walk"
 
 local extend, field_class, find, new_class = classes.extend, classes.field_class, classes.find, classes.new_class
@@ -135,9 +136,7 @@ function expression.Table(L, node)
             end
             if target then
                 copy(L, node, target, each.value)
-                if each.value.t == "object" and each.node and (each.node.tag == "Name" or each.node.tag == "Index") then
-                    note_copy(L, node, each.value, place)
-                end
+                if scopes.is_named(each.node, each.value) then note_copy(L, node, each.value, target) end
             end
         end
         ::next_item::
