@@ -124,6 +124,28 @@ describe("gpu = \"auto\"", function()
     end, 49999)
   end)
 
+  on_device("gives what threads give for inputs that a device has no room for", function()
+    local function collect(x)
+      local list, s = {}, 0
+      while #list < x do list[#list + 1] = x end
+      for i = 1, 2000 do s = s * 0.5 + i end -- which a device is faster with
+      return s + #list
+    end
+    local f, xs, base = app:func(compiled(collect)), tidepool.array("double", COUNT / 10), collect(0)
+    for i = 1, #xs do xs[i] = i % 10 end
+    local last = #xs
+    xs[last] = 1000 -- a list has room for 256 elements there
+    local times = until_devices_run(function()
+      local results = f:map(xs, { times = true })
+      local list = results:list()
+      assert.equal(base + 1000, list[last])
+      assert.equal(base + 9, list[last - 1])
+      return results:times()
+    end, last - 1)
+    assert.equal(0, times.device[last])
+    assert.equal(base + 1000, f:map(xs):max())
+  end)
+
   on_device("leaves inputs that are no numbers to threads", function()
     local f = app:func(compiled(function(x)
       local s = x
