@@ -177,6 +177,23 @@ describe("a list that grows in a loop of unknown length", function()
   end)
 end)
 
+describe("lists in a list", function()
+  same("may be put there two at a time, while they are empty", function(x, y)
+    local now, later = {}, {}
+    for i = 1, 3 do
+      now[i], later[i] = {}, {}
+      for j = 1, 3 do now[i][j], later[i][j] = i * x + j * y, 0 end
+    end
+    for _ = 1, 2 do
+      for i = 1, 3 do
+        for j = 1, 3 do later[i][j] = now[i % 3 + 1][j] * 0.5 + now[i][j % 3 + 1] end
+      end
+      now, later = later, now
+    end
+    return now[1][1] + now[3][2], #now * #now[2]
+  end)
+end)
+
 describe("a list with holes", function()
   same("is a set, counts, or is a sieve",
     function(x, _)

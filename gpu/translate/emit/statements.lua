@@ -266,6 +266,7 @@ end
 
 function statement.Put(self, node)
     local known, name = self.inst.vars[node.var], self.names[node.var]
+    if not known.kind then return end -- of a list that stays empty
     local value = self:expr(node.value)
     local index = self:expr(node.index)
     local c = self:as(value, known.kind, known.varies)
