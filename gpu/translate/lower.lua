@@ -105,8 +105,9 @@ function lower.def(program, fn, options, infer, find_function)
         defaults = {}, defaulted = {}, selected = {},
         -- of functions that call themselves (lifting.lua)
         lifts = {}, recursive = {},
-        -- of structs of C: the constructors that stand for them, and captured ones as tables
-        structs = {}, mirrors = {},
+        -- of structs of C: the constructors that stand for them, the types that texts name, and
+        -- captured ones as tables
+        structs = {}, layouts = {}, mirrors = {},
         -- names that are no other names of tables (scopes.lua); the __index of captured metatables
         -- that functions set
         stays = {}, indexes = {},

@@ -111,6 +111,27 @@ describe("structs of C that a function makes", function()
       for _ = 1, 5 do sum = sum + r:draw() end
       return sum, r.c, r.last + y * 0
     end)
+  same("are put into each other by value", function(x, y)
+    local l = ffi.new("struct { struct { double x, y; } at; int n; }[3]", { { { x, y }, 1 }, { { 1, 2 }, 2 } })
+    local first, at = l[0], l[1].at
+    l[0] = l[1]
+    l[1] = first
+    l[2].at = at
+    at.x = y
+    first.n = first.n + 5
+    local sum = 0
+    for i = 0, 2 do sum = sum * 3 + l[i].at.x + l[i].at.y * l[i].n end
+    return sum, l[0].n, l[2].at.x
+  end)
+  same("may be of types without a name", function(x, y)
+    local ring = ffi.new "struct { double at[4]; int32_t head, n; }"
+    for i = 1, 6 do
+      ring.at[ring.head] = i * y + x
+      ring.head = (ring.head + 1) % 4
+      if ring.n < 4 then ring.n = ring.n + 1 end
+    end
+    return ring.at[0] + ring.at[3] * ring.at[ring.head], ring.n
+  end)
   same("are known by their types", function(x, y)
     local v = vec(x, y)
     local kinds = ffi.istype(vec, v) and type(v) == "cdata" and not ffi.istype(generator, v) and not ffi.istype(vec, x)
@@ -166,6 +187,11 @@ describe("what is refused of types of C", function()
       { function(x) return ffi.new("double[2]", x, x, x)[0] end, "3 initializers of a type of C with 2 elements" },
       { function(x) return ffi.new("double[5000]")[0] + x end, "a type of C with more than 1024 numbers" },
       { function(x) local v = vec(x, 1) v.x = x > 0 return v.x end, "is a number of C, and is given something else" },
+      { function(x)
+        local l = ffi.new("struct { double x; }[2]")
+        l[0], l[1] = l[1], l[0]
+        return l[0].x + x
+      end, "an assignment of several values, of which one is a struct that is put into 'struct'" },
       { function(x) weights[0] = x return x end, "assignment to an element or field" },
     } do
       assert.matches(each[2], refusal(each[1]), 1, true)

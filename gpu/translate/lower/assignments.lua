@@ -423,6 +423,14 @@ local function store(L, at, target, value)
         end
     end
     if not place then return end
+    if value.t ~= "scalar" and target.base and find(target.base.storage.class).struct then
+        -- A struct in a struct, or in an array of C, gets the numbers: who has it sees them.
+        note_mutation(L, at, place)
+        L.is_by_value = true
+        copy(L, at, place, value)
+        L.is_by_value = false
+        return
+    end
     copy(L, at, place, value)
     if value.t == "object" and value.is_named then note_copy(L, at, value.source or value, place) end
 end
@@ -504,6 +512,10 @@ function statement.Assign(L, node)
             if value.t == "scalar" then
                 values[i] = hold_value(L, node, value)
             elseif value.t == "object" and not (known and (scopes.is_renamed(known) or known.is_parameter)) then
+                if targets[i] and targets[i].base and find(targets[i].base.storage.class).struct then
+                    refuse(L, node, "an assignment of several values, of which one is a struct that is put into '%s'; assign one after the other",
+                        targets[i].base.storage.name)
+                end
                 local kept = object(new_storage(L, node, value.storage.class, "t"))
                 copy(L, node, kept, value)
                 values[i] = optional.mark(kept, value)

@@ -104,7 +104,7 @@ function copy(L, at, to, value)
     if value.t ~= "scalar" then
         storage.is_copy = true
         places.note_overwrite(L, storage)
-        for _, alias in ipairs(storage.aliases or {}) do
+        for _, alias in ipairs(not L.is_by_value and storage.aliases or {}) do
             if alias.scope.is_open and not L.copied[alias.var] then
                 L.copied[alias.var] = true
                 note_change(L)
@@ -117,7 +117,7 @@ function copy(L, at, to, value)
                 value.storage.name, storage.name)
         end
         unify(L, storage.class, value.storage.class)
-        places.note_kept_copies(value, to)
+        if not L.is_by_value then places.note_kept_copies(value, to) end
         if not storage.fields then return end -- the next round will know the fields
         for _, key in ipairs(find(storage.class).order) do
             local field, source = storage.fields[key], value.storage.fields[key]

@@ -164,13 +164,23 @@ local function known_number(L, value)
     return range and range[1] == range[2] and range[1] or nil
 end
 
+-- The layout that a text names, for the call that it is given to. A struct without a name is a new
+-- type each time that LuaJIT reads it; here it is one for all rounds.
+local function layout_of_text(L, node, text)
+    local known = L.layouts[node] or {}
+    L.layouts[node] = known
+    known[text] = known[text] or ctypes.layout(text)
+    return known[text]
+end
+
 -- The layout that a value names, or is one of; and the ctype.
-local function layout_of(L, value)
+local function layout_of(L, node, value)
     if not value then return end
     local text = texts.text_of(value)
     if text then
         L.program.baked[text.key or ""] = text.key and text or nil
-        return ctypes.layout(text.value), text.value
+        local layout = layout_of_text(L, node, text.value)
+        return layout, layout and layout.type
     end
     if value.t == "object" then return find(value.storage.class).struct end
     if value.t == "static" and value.static.layout then return value.static.layout end
@@ -210,28 +220,27 @@ local function boolean(L, node, truth) return { scalar(node_at(L, node, truth an
 local library = {}
 
 library[ffi.new] = function(L, node, values)
-    local layout = layout_of(L, values[1])
+    local layout = layout_of(L, node, values[1])
     return layout and { initialized(L, node, layout, { select(2, unpack(values)) }) }
 end
 
-library[ffi.typeof] = function(L, _, values)
-    local layout, ctype = layout_of(L, values[1])
+library[ffi.typeof] = function(L, node, values)
+    local layout, ctype = layout_of(L, node, values[1])
     ctype = layout and (ctype or layout.type)
     if not ctype then return end
-    if type(ctype) == "string" then ctype = ffi.typeof(ctype) end
     return { { t = "static", static = { path = "ffi.typeof(...)", key = "ctype " .. layout.id, value = ctype, read = function() return ctype end } } }
 end
 
 library[ffi.istype] = function(L, node, values)
-    local layout, value = layout_of(L, values[1]), values[2]
+    local layout, value = layout_of(L, node, values[1]), values[2]
     if not layout or not value or value.flag or value.origin then return end
     if value.t == "scalar" then return nodes.is_plain(value.node) and boolean(L, node, false) or nil end
-    local of = layout_of(L, value)
+    local of = layout_of(L, node, value)
     return boolean(L, node, of ~= nil and facts.type_of_value(L, value) == "cdata" and of.id == layout.id)
 end
 
 library[ffi.sizeof] = function(L, node, values)
-    local layout = layout_of(L, values[1])
+    local layout = layout_of(L, node, values[1])
     return layout and layout.size and { scalar(number(L, node, layout.size)) }
 end
 
