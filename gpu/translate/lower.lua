@@ -124,6 +124,7 @@ function lower.def(program, fn, options, infer, find_function)
         L.round, L.changed, L.refusal, L.opening, L.zero, L.result_mark, L.unifying = number, false, nil, nil, nil, nil, 0
         local fine, new = pcall(round, L, fn, options.inputs or {})
         -- What is refused while something new was learnt may be accepted once that is known.
+        if not L.changed and L.refusal and L.refusal.refusal then error(L.refusal, 0) end
         if not fine and not (type(new) == "table" and new.refusal and L.changed and not L.is_endless) then error(new, 0) end
         if not L.changed and L.opening then classes.open(L, unpack(L.opening)) end
         if not L.changed then

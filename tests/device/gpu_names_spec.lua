@@ -28,6 +28,7 @@ function vector.__add(a, b)
   if type(b) == "number" then b = new(b, b) end
   return new(a.x + b.x, a.y + b.y)
 end
+function vector:length() return self.x * self.x + self.y * self.y end
 function vector.__eq(a, b) return a.x == b.x and a.y == b.y end
 
 -- As in "Programming in Lua".
@@ -205,6 +206,16 @@ describe("a local that some path gives no value", function()
       end
       return best + y, where * 1
     end)
+  same("is a table with methods, which is given to it further below",
+    function(x, y)
+      local best, acc
+      for i = 1, 4 do
+        local v = new(x * i, y - i)
+        if not best or v:length() < best:length() then best = v end
+        if acc then acc = acc:copy() else acc = new(y, i) end
+      end
+      return best.x, best.y, acc.x, acc.y
+    end)
   on_device("fails where it has none", function()
     local f = tidepool.App():func { gpu = true } (function(x)
       local a
@@ -217,7 +228,12 @@ describe("a local that some path gives no value", function()
     assert.is_false(fine)
     assert.matches("'a' is nil", tostring(why), 1, true)
   end)
-  it("is refused as a result", function()
+  it("is refused as a result, and where it has no such method", function()
+    assert.matches("gpu_names_spec.lua:%d+: gpu function 'f': the method ':none', which a table without a metatable has not", refusal(function(x)
+      local t
+      if x > 0 then t = { x } end
+      return t and t:none() + 1 or 0
+    end))
     local fine, why = pcall(translate, function(x) local a if x > 1 then a = 2 end return a end)
     assert.is_false(fine)
     assert.matches("'a' may be read before it has a value", why)

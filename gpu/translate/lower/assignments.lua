@@ -328,7 +328,7 @@ end
 
 -- Assigns a value to a target whose table and index were evaluated.
 local function store(L, at, target, value)
-    if target.is_unknown then return end
+    if target.is_unknown or value.is_unknown then return end
     if target.variable and scopes.is_renamed(target.variable) then
         if scopes.rename(L, at, target.var, value) then return end
         classes.learn(L, L.stays, target.var, true)

@@ -194,7 +194,12 @@ local function callee_of(L, node)
             { object_ }
     end
     if object_.t == "scalar" or object_.t == "static" then return nil, nil, object_ end
-    refuse(L, node, "the method ':%s', which %s", node.name, meta and "its class has not" or "a table without a metatable has not")
+    if meta or object_.t ~= "object" then
+        refuse(L, node, "the method ':%s', which %s", node.name, meta and "its class has not" or "a table without a metatable has not")
+    end
+    -- What is put there further below may have one.
+    nodes.refuse_later(L, node, "the method ':%s', which a table without a metatable has not", node.name)
+    return nil, nil, { t = "scalar", node = nodes.number(L, node, 0), is_unknown = true }
 end
 
 -- The values of a call that gives `count` results: it is made once, and they are locals.
@@ -242,6 +247,7 @@ function call_values(L, node)
         if node.name == "format" then hold_values(L, node, args) end
         args = nodes_of(L, node, args)
         local target = base.t == "static" and fixed(L, node, base.static) or base.node
+        if base.is_unknown then return { { t = "scalar", node = target, is_unknown = true } } end
         return { scalar(node_at(L, node, "Method", { object = target, name = node.name, args = args })) }
     end
     local struct = callee.t == "static" and type(callee.static.value) == "cdata" and structs.call(L, node, callee.static, function()

@@ -31,6 +31,12 @@ function nodes.refuse(L, at, format, ...)
         format:format(...)) }, 0)
 end
 
+--- Refuses it if nothing new is learnt in the rest of this round.
+function nodes.refuse_later(L, at, ...)
+    local _, refusal = pcall(nodes.refuse, L, at, ...)
+    L.refusal = L.refusal or refusal
+end
+
 local function node_at(L, at, tag, fields)
     fields.tag, fields.line = tag, at.line
     fields.source = L.context.fn ~= L.fn and L.context.fn.source or at.source
