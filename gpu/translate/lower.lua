@@ -122,6 +122,7 @@ function lower.def(program, fn, options, infer, find_function)
     if not functions.touches(L, fn, fn.def) then return fn.def end
     for number = 1, ROUNDS_MAX do
         L.round, L.changed, L.refusal, L.opening, L.zero, L.result_mark, L.unifying = number, false, nil, nil, nil, nil, 0
+        L.updated, L.is_by_value = nil, false
         local fine, new = pcall(round, L, fn, options.inputs or {})
         -- What is refused while something new was learnt may be accepted once that is known.
         if not L.changed and L.refusal and L.refusal.refusal then error(L.refusal, 0) end

@@ -108,6 +108,7 @@ describe("a name that is assigned another table", function()
   end)
 end)
 
+-- luacheck: ignore 241
 local function refusal(fn)
   local fine, why = pcall(translate, fn, { name = "f" })
   assert.is_false(fine)

@@ -41,6 +41,35 @@ describe("An update of an element on a device", function()
     for k, array in ipairs(a) do assert.same({ k, COUNT / 2, COUNT / 2 }, { k, array[1], array[2] }) end
   end)
 
+  on_device("loses nothing where tables are among its other operands", function()
+    local a = {}
+    for k = 1, 5 do a[k] = tidepool.array("int32", 2) end
+    local a1, a2, a3, a4, a5 = unpack(a)
+    local function ones(n)
+      local list = {}
+      for i = 1, n do list[#list + 1] = i end
+      return #list - n + 1
+    end
+    local function one() return 1 end
+    run(function(i)
+      local k, places, t = i % 2 + 1, { i % 2 + 1, 1 }, { one = 1 }
+      local f = one
+      if i > 5 then f = math.abs end
+      a1[k] = a1[k] + ones(i % 4)
+      a2[k] = f(1) + a2[k] * t.one
+      for j = 1, 1 do a3[places[j]] = a3[places[j]] + 1 end
+      a4[places[1]] = math.max(a4[k] + (places[3] or 1), a4[places[1]] + ones(2))
+      a5[k] = t.one + a5[k] + f(-1) * 0
+    end)
+    for k = 1, 5 do assert.same({ k, COUNT / 2, COUNT / 2 }, { k, a[k][1], a[k][2] }) end
+    local fine, why = pcall(run, function(i)
+      local function other() local t = { i } a2[1] = t[1] return t[1] end
+      a1[1] = a1[1] + other()
+    end)
+    assert.is_false(fine)
+    assert.matches("an update of 'a1' by a function that changes something else", tostring(why), 1, true)
+  end)
+
   on_device("takes what it reads before, where something was assigned in between", function()
     local a, b = tidepool.array("double", { 5, 7 }), tidepool.array("double", { 5, 7 })
     local function swap(array)

@@ -459,6 +459,15 @@ local function classes_index(L, node, base)
     if not rawget(meta, "__index") then L.indexes[meta] = index end
 end
 
+-- Is an index made of names that are not assigned to, so that it is the same throughout the statement?
+local function is_constant_key(node)
+    if node.tag == "Name" then return node.var ~= nil and not node.var.assigned end
+    if node.tag == "Number" or node.tag == "String" then return true end
+    if node.tag == "Paren" or node.tag == "Unop" then return is_constant_key(node.expr) end
+    if node.tag == "Binop" then return is_constant_key(node.left) and is_constant_key(node.right) end
+    return node.tag == "Index" and is_constant_key(node.object) and is_constant_key(node.key)
+end
+
 function statement.Assign(L, node)
     local known_scope = L.defaulted[node]
     if known_scope and known_scope.is_open then return assign_default(L, node, known_scope) end
@@ -504,7 +513,24 @@ function statement.Assign(L, node)
         end
         ::next_target::
     end
+    local only, outer = targets[1], L.updated
+    if only.array and is_constant_key(node.targets[1].key) then
+        -- An update of the element, if it is in the value: with one key, which is evaluated before,
+        -- and read when all else is known, so that nothing comes between.
+        only.key = hold(L, node, only.key, "index")
+        L.updated = { target = node.targets[1], array = only.array, key = only.key, context = L.context }
+    end
+    local mark, updated = #L.out, L.updated
     local values = expr_list(L, node.exprs, node.targets)
+    L.updated = outer
+    for i = mark + 1, updated ~= outer and updated.is_read and #L.out or 0 do
+        trees.each_node(L.out[i], function(each)
+            if each.tag == "Assign" and each.targets[1].tag == "Index" then
+                refuse(L, node, "an update of '%s' by a function that changes something else; let it return what the change depends on, and do "
+                    .. "that in a statement of its own", only.array.path)
+            end
+        end)
+    end
     if not swaps then mark_named(node.exprs, values) end
     if #targets > 1 then
         for i, value in ipairs(values) do

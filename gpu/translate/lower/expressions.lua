@@ -118,6 +118,11 @@ function expression.Function(L, node)
 end
 
 function expression.Index(L, node)
+    local updated = L.updated
+    if updated and updated.context == L.context and nodes.is_same(node, updated.target) then
+        updated.is_read = true
+        return scalar(node_at(L, node, "Index", { object = nodes.fixed(L, node, updated.array), key = updated.key, is_late = true }))
+    end
     local base = expr(L, node.object)
     return index_value(L, node, base, presence.key_of(L, node))
 end

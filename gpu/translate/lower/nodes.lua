@@ -96,8 +96,17 @@ nodes.is_text = is_text
 -- Is it the same whenever it is evaluated, and cheap?
 local is_stable
 
+-- Is it the element that the statement updates (assignments.lua), with stable operands? It is read
+-- when the statement is run, as one with what it becomes.
+local function has_late(node)
+    if node.is_late or node.tag == "Paren" or node.tag == "Unop" and node.op == "-" then return node.is_late or has_late(node.expr) end
+    if node.tag ~= "Binop" then return false end
+    return has_late(node.left) and (has_late(node.right) or is_stable(node.right)) or has_late(node.right) and is_stable(node.left)
+end
+
 function is_stable(node)
     if node.tag == "Symbol" then return is_stable(node.node) end
+    if has_late(node) then return true end
     if is_text(node) then return true end
     return node.tag == "Number" or node.tag == "Wide" or node.tag == "Fixed"
         or node.tag == "Nil" or node.tag == "True" or node.tag == "False" or node.tag == "String"
@@ -140,7 +149,7 @@ nodes.is_plain = is_plain
 local hold
 
 function hold(L, at, node, name)
-    if is_stable(node) then return node end
+    if is_stable(node) and not has_late(node) then return node end
     if node.tag == "Symbol" then return node_at(L, at, "Symbol", { node = hold(L, at, node.node, name), is_char = node.is_char }) end
     local var = new_local(L, name or "t", at)
     var.is_rough, var.loop = is_rough(node), open_loop(node)
@@ -153,6 +162,10 @@ nodes.hold = hold
 
 -- The same, with the local before the statements behind `mark`.
 function nodes.hold_before(L, at, mark, node)
+    if node.tag == "Binop" and (has_late(node.left) or has_late(node.right)) then
+        local function held(part) return is_stable(part) and part or nodes.hold_before(L, at, mark, part) end
+        return binop(L, at, node.op, held(node.left), held(node.right))
+    end
     local inner = node.tag == "Symbol" and node.node or node
     local var = new_local(L, "t", at)
     ranges.bound(L, var, inner)
