@@ -108,7 +108,7 @@ describe("a name that is assigned another table", function()
   end)
 end)
 
--- luacheck: ignore 241
+-- luacheck: ignore 241 311
 local function refusal(fn)
   local fine, why = pcall(translate, fn, { name = "f" })
   assert.is_false(fine)

@@ -459,7 +459,8 @@ local function classes_index(L, node, base)
     if not rawget(meta, "__index") then L.indexes[meta] = index end
 end
 
--- Is an index made of names that are not assigned to, so that it is the same throughout the statement?
+-- Is an index made of names that are not assigned to, so that it is the same throughout the
+-- statement?
 local function is_constant_key(node)
     if node.tag == "Name" then return node.var ~= nil and not node.var.assigned end
     if node.tag == "Number" or node.tag == "String" then return true end

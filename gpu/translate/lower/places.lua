@@ -296,8 +296,8 @@ function places.note_copy(L, at, from, to)
     end
     local swapped = loops < #L.loops and source.root ~= target.root and swapped_in(source)
     if swapped then
-        refuse(L, at, "'%s' is put into '%s', and into another place in line %d; on a device these are two tables, put a new one there", shown(source),
-            shown(target), swapped)
+        refuse(L, at, "'%s' is put into '%s', and into another place in line %d; on a device these are two tables, put a new one there",
+            shown(source), shown(target), swapped)
     end
     link(source, target, at.line, true)
     link(target, source, at.line)

@@ -137,8 +137,8 @@ function scopes.close_scope(L)
     L.scope = L.scope.back
 end
 
---- Can a table that an expression gives be reached by another name, too? `node`: the expression, nil
---- of a further result of a call.
+--- Can a table that an expression gives be reached by another name, too? `node`: the expression,
+--- nil of a further result of a call.
 function scopes.is_named(node, value)
     if value.t ~= "object" then return false end
     while node and node.tag == "Paren" do node = node.expr end
