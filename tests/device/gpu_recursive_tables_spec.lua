@@ -516,7 +516,7 @@ describe("Functions with tables that call themselves", function()
       add(1)
       return #l
     end
-    for fn, says in pairs { [one_of_two] = "a change of 'u', which is also 'a' since line %d+", [held] = "a change of 't', which is also 'n'",
+    for fn, says in pairs { [one_of_two] = "a change of 'u', which is also 'a' since line %d+", [held] = "a change of 't.c', which is also 'n'",
       [put] = "'q.c' is put into 'p.c' in 'change', which calls itself; on a device these are two tables, put a new one there",
       [grows] = "'l' grows in 'add', which calls itself, and how far is not known before it runs; give a bound, as in recursion_limit = 16" } do
       local ok, message = pcall(translate, fn, { name = "f", recursion_limit = fn ~= grows and 5 or nil })
