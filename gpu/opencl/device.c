@@ -73,10 +73,8 @@ static void forget_last(tp_queue *q)
     q->last = NULL;
 }
 
-/* Sets err: `what` has failed with `rc`. If that is not since the life is over, and is for want of
- * memory, says who has it, that `whose` of so many bytes was to have. Returns -1. */
-static int explain(tp_queue *q, const char *whose, size_t bytes, const char *what, cl_int rc,
-                   tp_error *err)
+int tp_queue_say_short(tp_queue *q, const char *whose, size_t bytes, const char *what, cl_int rc,
+                       tp_error *err)
 {
     tp_cl_fail(err, q->open.device, what, rc);
     if (tp_life_is_suspect(rc))
@@ -90,7 +88,7 @@ static int explain(tp_queue *q, const char *whose, size_t bytes, const char *wha
 
 int tp_queue_fail(tp_queue *q, const char *what, cl_int rc, tp_error *err)
 {
-    return explain(q, "a kernel", 0, what, rc, err);
+    return tp_queue_say_short(q, "a kernel", 0, what, rc, err);
 }
 
 static int say_gone(const tp_buffer *b, const char *what, tp_error *err)
@@ -187,8 +185,9 @@ static void free_queue(tp_ref *r)
 {
     tp_queue *q = (tp_queue *)r;
     tp_transfer t = transfer_of(q);
-    if (tp_queue_is_lost(q))
-        return; /* the launch and what it uses stay until the process ends */
+    bool is_behind_lost = q->last && !has_run(q) && tp_life_has_given_up(q->open.life);
+    if (tp_queue_is_lost(q) || is_behind_lost)
+        return; /* its commands and what they use stay until the process ends */
     forget_last(q);
     if (q->queue) {
         q->open.cl->Finish(q->queue); /* commands may still use the memory of held buffers */
@@ -250,7 +249,7 @@ int tp_queue_finish(tp_queue *q, tp_error *err)
 int tp_queue_follow(tp_queue *q, tp_queue *other, tp_error *err)
 {
     const tp_cl *cl = q->open.cl;
-    cl_event event = NULL;
+    cl_event event = NULL, turn = NULL;
     if ((q->is_lost && settle(q, err)) || (other->is_lost && settle(other, err)))
         return -1;
     if (q->open.life != other->open.life)
@@ -260,9 +259,15 @@ int tp_queue_follow(tp_queue *q, tp_queue *other, tp_error *err)
         rc = cl->Flush(other->queue);
     /* a marker in an in-order queue holds up what comes behind it */
     if (rc == CL_SUCCESS)
-        rc = cl->EnqueueMarkerWithWaitList(q->queue, 1, &event, NULL);
+        rc = cl->EnqueueMarkerWithWaitList(q->queue, 1, &event, &turn);
     if (event)
         cl->ReleaseEvent(event);
+    if (rc == CL_SUCCESS) { /* what waits for the queue waits for that, and may be given up */
+        forget_last(q);
+        q->last = turn;
+        if (other->running[0])
+            memcpy(q->running, other->running, sizeof q->running);
+    }
     return rc == CL_SUCCESS ? 0 : tp_queue_fail(q, "waiting for another queue", rc, err);
 }
 
@@ -348,8 +353,8 @@ static void end_shortage(tp_queue *q, shortage *s)
     tp_room_leave(&q->open.life->room, &s->me);
 }
 
-/* Makes memory with these first contents. The queue's last launch has been waited for. */
-static cl_mem allocate(tp_queue *q, size_t size, const void *data, cl_int *rc)
+cl_mem tp_queue_allocate(tp_queue *q, size_t size, tp_make_memory *make, const void *how,
+                         cl_int *rc)
 {
     const tp_open_device *o = &q->open;
     shortage s = { 0 };
@@ -362,11 +367,7 @@ static cl_mem allocate(tp_queue *q, size_t size, const void *data, cl_int *rc)
             tp_copies_note_shortage(tp_opencl_copies(q->executor));
             break;
         }
-        mem = o->cl->CreateBuffer(o->context, CL_MEM_READ_WRITE, size, NULL, rc);
-        if (*rc == CL_SUCCESS)
-            *rc = fill(q, mem, size, data);
-        else
-            mem = NULL;
+        mem = make(q, how, rc);
         if (*rc != CL_SUCCESS && mem) {
             o->cl->ReleaseMemObject(mem);
             mem = NULL;
@@ -377,6 +378,22 @@ static cl_mem allocate(tp_queue *q, size_t size, const void *data, cl_int *rc)
     end_shortage(q, &s);
     if (mem)
         tp_room_add(&o->life->room, TP_HELD_BUFFERS, size);
+    return mem;
+}
+
+/* What a buffer has at first. */
+typedef struct contents {
+    size_t size;
+    const void *data; /* NULL: zeros */
+} contents;
+
+static cl_mem make_buffer(tp_queue *q, const void *how, cl_int *rc)
+{
+    const contents *c = how;
+    cl_mem mem = q->open.cl->CreateBuffer(q->open.context, CL_MEM_READ_WRITE, c->size, NULL, rc);
+    if (*rc != CL_SUCCESS)
+        return NULL;
+    *rc = fill(q, mem, c->size, c->data);
     return mem;
 }
 
@@ -408,12 +425,13 @@ int tp_buffer_open(tp_buffer **out, tp_queue *q, size_t size, tp_array *array, v
         b->mem = o->cl->CreateBuffer(o->context, CL_MEM_READ_WRITE | CL_MEM_USE_HOST_PTR, room,
                                      data, &rc);
     } else {
-        b->mem = allocate(q, room, array && size ? data : NULL, &rc);
+        contents c = { room, array && size ? data : NULL };
+        b->mem = tp_queue_allocate(q, room, make_buffer, &c, &rc);
     }
     if (rc != CL_SUCCESS) {
         b->mem = NULL;
         tp_ref_drop(b);
-        return explain(q, "a buffer", room, "making a buffer", rc, err);
+        return tp_queue_say_short(q, "a buffer", room, "making a buffer", rc, err);
     }
     *out = b;
     return 0;

@@ -109,6 +109,20 @@ int tp_queue_follow(tp_queue *q, tp_queue *other, tp_error *err);
  * Returns -1. */
 int tp_queue_fail(tp_queue *q, const char *what, cl_int rc, tp_error *err);
 
+/* The same. If that is not since the life is over, and is for want of memory, says who has it, that
+ * `whose` of so many bytes was to have. */
+int tp_queue_say_short(tp_queue *q, const char *whose, size_t bytes, const char *what, cl_int rc,
+                       tp_error *err);
+
+/* Makes memory as `how` says, with its first contents, which blocks; returns it also when only the
+ * contents have failed. */
+typedef cl_mem tp_make_memory(tp_queue *q, const void *how, cl_int *rc);
+
+/* Has memory of so many bytes made, for which others give back theirs if it is short; NULL with *rc
+ * set. The queue's last launch has been waited for. */
+cl_mem tp_queue_allocate(tp_queue *q, size_t size, tp_make_memory *make, const void *how,
+                         cl_int *rc);
+
 /* 0, or -1 with err set: the buffer's device has lost it. */
 int tp_buffer_check_life(const tp_buffer *b, tp_error *err);
 

@@ -47,7 +47,7 @@ typedef struct tp_lost {
     struct tp_lost *next;
     tp_ref *queue; /* held: whose launch it is */
     const tp_cl *cl;
-    const tp_life *life;
+    tp_life *life; /* the queue holds it */
     cl_event event; /* of the launch */
     unsigned device;
     uint64_t passed; /* devices (bits) that are used beside it */

@@ -37,7 +37,8 @@ static bool has_images(const tp_queue *q)
 }
 
 /* Sets err: why the driver makes no such image. Returns -1. */
-static int say_refused(tp_queue *q, const tp_image_shape *s, cl_int rc, tp_error *err)
+static int say_refused(tp_queue *q, const tp_image_shape *s, size_t bytes, cl_int rc,
+                       tp_error *err)
 {
     const char *name = q->open.device->name;
     if (rc == CL_IMAGE_FORMAT_NOT_SUPPORTED || rc == CL_INVALID_IMAGE_FORMAT_DESCRIPTOR)
@@ -51,26 +52,43 @@ static int say_refused(tp_queue *q, const tp_image_shape *s, cl_int rc, tp_error
     if (is_size || rc == CL_INVALID_OPERATION) /* as PoCL calls it */
         return tp_error_set(err, TP_ESYS, "%s has no images of %zu x %zu x %zu: that is too large",
                             name, s->size[0], s->size[1], s->size[2]);
-    return tp_queue_fail(q, "making an image", rc, err);
+    return tp_queue_say_short(q, "an image", bytes, "making an image", rc, err);
 }
 
-static cl_mem make_image(tp_queue *q, const tp_image_shape *s, cl_int *rc)
+/* What an image is made of. */
+typedef struct contents {
+    const tp_image_shape *shape;
+    const void *data;
+} contents;
+
+static cl_mem make_image(tp_queue *q, const void *how, cl_int *rc)
 {
     static const cl_channel_order orders[] = { 0, CL_R, CL_RG, 0, CL_RGBA };
     static const cl_mem_object_type types[] = { 0, CL_MEM_OBJECT_IMAGE1D, CL_MEM_OBJECT_IMAGE2D,
                                                 CL_MEM_OBJECT_IMAGE3D };
+    const tp_cl *cl = q->open.cl;
+    const contents *c = how;
+    const tp_image_shape *s = c->shape;
     cl_image_format format = { orders[s->channels], channel_type(s->type, s->is_normalized) };
     cl_image_desc desc = { .image_type = types[s->dimensions], .image_width = s->size[0],
                            .image_height = s->size[1], .image_depth = s->size[2] };
-    return q->open.cl->CreateImage(q->open.context, CL_MEM_READ_WRITE, &format, &desc, NULL, rc);
+    cl_mem mem = cl->CreateImage(q->open.context, CL_MEM_READ_WRITE, &format, &desc, NULL, rc);
+    if (*rc != CL_SUCCESS)
+        return NULL;
+    *rc = cl->EnqueueWriteImage(q->queue, mem, CL_TRUE, nowhere, s->size, 0, 0, c->data, 0, NULL,
+                                NULL);
+    return mem;
 }
 
 int tp_buffer_open_image(tp_buffer **out, tp_queue *q, const tp_image_shape *shape,
                          const void *data, tp_error *err)
 {
     const tp_open_device *o = &q->open;
-    tp_buffer *b = calloc(1, sizeof *b);
+    const contents c = { shape, data };
     cl_int rc;
+    if (tp_queue_finish(q, err))
+        return -1;
+    tp_buffer *b = calloc(1, sizeof *b);
     if (!b)
         return tp_error_oom(err, "a device's image");
     tp_ref_init(&b->ref, &tp_buffer_type);
@@ -82,16 +100,11 @@ int tp_buffer_open_image(tp_buffer **out, tp_queue *q, const tp_image_shape *sha
         b->region[i] = shape->size[i];
         b->size *= shape->size[i];
     }
-    b->mem = make_image(q, shape, &rc);
+    b->mem = tp_queue_allocate(q, b->size, make_image, &c, &rc);
     if (rc != CL_SUCCESS) {
-        b->mem = NULL;
+        size_t size = b->size;
         tp_ref_drop(b);
-        return say_refused(q, shape, rc, err);
-    }
-    tp_room_add(&o->life->room, TP_HELD_BUFFERS, b->size);
-    if (tp_buffer_write_image(q, b, data, err)) {
-        tp_ref_drop(b);
-        return -1;
+        return say_refused(q, shape, size, rc, err);
     }
     *out = b;
     return 0;

@@ -83,6 +83,11 @@ bool tp_life_is_over(const tp_life *l)
     return atomic_load_explicit(&l->is_over, memory_order_acquire);
 }
 
+bool tp_life_has_given_up(const tp_life *l)
+{
+    return atomic_load_explicit(&l->given_up, memory_order_relaxed) > 0;
+}
+
 bool tp_life_is_suspect(cl_int rc)
 {
     /* the codes from CL_INVALID_VALUE down to those of extensions are about arguments, but for

@@ -37,6 +37,9 @@ typedef struct tp_life {
     bool is_running; /* abandoned, and the commands have not ended yet */
     struct tp_kept_memory *kept; /* given back meanwhile; owned */
     /* ---- ---- */
+    /* Launches by hand that were given up, and of which nobody has seen yet that they have ended
+     * (relaxed); written with the engine's lock held, by stuck.c. */
+    _Atomic unsigned given_up;
     struct tp_life *next; /* of those abandoned; guarded by their executor's lock (pool.h) */
     /* Set once, with the lock held, and before `is_over`; read by whoever has seen that. */
     bool is_abandoned;
@@ -69,6 +72,9 @@ int tp_life_try(tp_life *life, _Atomic uint64_t *launched_ns, tp_error *err);
 /* A queue of the device; NULL with err set, which says so if the life is over. Any thread. */
 cl_command_queue tp_life_new_queue(tp_life *life, cl_command_queue_properties properties,
                                    tp_error *err);
+
+/* May it still run a launch by hand that was given up? Any thread. */
+bool tp_life_has_given_up(const tp_life *life);
 
 /* Has its end been noticed? Any thread. */
 bool tp_life_is_over(const tp_life *life);

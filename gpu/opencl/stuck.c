@@ -56,6 +56,7 @@ void tp_opencl_lose(tp_executor *ex, const tp_open_device *open, tp_ref *queue, 
         lost->queue = tp_ref_hold(queue);
         lost->next = p->lost;
         p->lost = lost;
+        atomic_fetch_add_explicit(&open->life->given_up, 1, memory_order_relaxed);
     }
     lost->cl = open->cl;
     lost->life = open->life;
@@ -113,6 +114,7 @@ static bool take_lost(tp_cl_pool *p, tp_lost *taken)
         if (has_run(l)) {
             *taken = *l;
             *at = l->next;
+            atomic_fetch_sub_explicit(&l->life->given_up, 1, memory_order_relaxed);
             *l = (tp_lost){ 0 };
             return true;
         }

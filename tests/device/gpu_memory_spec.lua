@@ -40,6 +40,10 @@ local kinds = {
     add(N, b)
     check(b:read(), 0, 6)
   end,
+  function()
+    local image = device:image("float", { columns = N / 200, rows = 100, channels = 4 })
+    assert(image:read():sum() == 0)
+  end,
   function() assert(g:map(f:map(xs):buffer()):sum() == 2 * N * (N + 1) + 6 * N) end,
   function() assert(f:map(tidepool.range(N)):sum() == N * (N + 1) / 2 + 3 * N) end,
 }

@@ -90,8 +90,8 @@ describe("a device that runs what was given up", function()
     assert.same({ 0, "4\n", "" }, { done.code, done.stdout, done.stderr })
   end)
 
-  --- A session in which a kernel by hand was interrupted.
-  local function interrupted(n)
+  --- A session in which a kernel by hand was interrupted, while b was read on `queue`.
+  local function interrupted(n, queue)
     local dir = support.temp_dir()
     local file = assert(io.open(dir .. "/prelude.lua", "w"))
     file:write(PRELUDE, [[
@@ -101,13 +101,14 @@ describe("a device that runs what was given up", function()
       k = d:kernel "__kernel void turn(__global volatile int *x) { while (x[0] == 0) ; }"
       b:write { 1 }
       k(1, b)
-      print("ready", b:read()[1])
+      after = d:queue():after(d)
+      print("ready", b:read()[1], b:on(after):read()[1])
     ]])
     file:close()
     local session = shell.terminal(("XDG_STATE_HOME=%s %s $T -i %s/prelude.lua"):format(dir, threads(n), dir), "")
     session:wait "ready"
     session:wait ">"
-    session:line("b:write { 0 }; print('g' .. 'o'); k(1, b); b:read()", "\ngo\n")
+    session:line("b:write { 0 }; print('g' .. 'o'); k(1, b); after:after(d); b" .. (queue or "") .. ":read()", "\ngo\n")
     support.sleep(0.3)
     session:press("C-c", "'turn',") -- a word, since the device's name decides where the line ends
     session:line("'still ' .. 'here'", "still here")
@@ -126,6 +127,13 @@ describe("a device that runs what was given up", function()
     local session = interrupted(4)
     session:line("'got ' .. other:read()[1]", "got 5")
     session:line("'doubled ' .. double:map({ 21 }):list()[1]", "doubled 42")
+    session:line("os.exit(0)", "[ended 0]")
+    session:close()
+  end)
+
+  on_pocl("is given up by who waits for a queue behind it", function()
+    local session = interrupted(4, ":on(after)")
+    session:line("'got ' .. other:on(d:queue()):read()[1]", "got 5")
     session:line("os.exit(0)", "[ended 0]")
     session:close()
   end)
@@ -277,6 +285,27 @@ describe("a device that does not come back", function()
     faults.faults_go_on()
     for i, v in ipairs(by_hand:map({ 1, 2, 3, 4 }):list()) do assert(v == i + 1) end
     assert(not tidepool.devices()[1].is_stuck)
+  ]])
+
+  script("keeps nobody who lets go of a queue behind it, in a map that was cancelled", [[
+    local d = tidepool.gpu.device()
+    local behind = d:queue()
+    local by_hand = app:func { executor = "threads", name = "by_hand" } (function(x)
+      require "tidepool".sleep(0.02) -- so that all workers take some
+      local b = d:buffer("double", { x })
+      d:kernel "__kernel void add(__global double *a) { a[0] += 1; }" (1, b)
+      behind:after(d)
+      collectgarbage()
+      collectgarbage()
+      return b:read()[1]
+    end)
+    assert(by_hand:map({ 1 }):list()[1] == 2)
+    faults.faults_occupy(1)
+    stuck(by_hand)
+    until_it_is(function() return tidepool.devices()[1].is_stuck end)
+    assert(f:map({ 1 }):list()[1] == 2)
+    for i, v in ipairs(by_hand:map(tidepool.range(40)):list()) do assert(v == i + 1) end
+    faults.faults_go_on()
   ]])
 
   script("leaves a map over several to the others, and takes part when it is opened anew", [[

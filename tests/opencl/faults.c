@@ -6,7 +6,8 @@
  *   FAULTS_COPIES=1     devices have memory of their own
  *   FAULTS_MEMORY=n     devices have n bytes of memory
  *   FAULTS_BUFFERS=n    buffers from the n-th on cannot be made
- *   FAULTS_ROOM=n       nor can those with which there would be more than n bytes of them
+ *   FAULTS_ROOM=n       nor can those with which there would be more than n bytes of them and of
+ *                       images
  *   FAULTS_LATE=1       those are made, but launches fail while they are there
  *   FAULTS_SINGLE=1     devices have no doubles
  *   FAULTS_CARD=1       devices are graphics cards with memory of their own
@@ -671,6 +672,22 @@ cl_mem clCreateBuffer(cl_context context, cl_mem_flags flags, size_t size, void 
     cl_mem mem = REAL(clCreateBuffer)(context, flags, size, host, rc);
     if (mem && !host)
         note_made(mem, NULL, size);
+    return mem;
+}
+
+cl_mem clCreateImage(cl_context context, cl_mem_flags flags, const cl_image_format *format,
+                     const cl_image_desc *desc, void *host, cl_int *rc)
+{
+    size_t size = 0;
+    cl_mem mem = REAL(clCreateImage)(context, flags, format, desc, host, rc);
+    if (!mem || clGetMemObjectInfo(mem, CL_MEM_SIZE, sizeof size, &size, NULL))
+        return mem;
+    if (!getenv("FAULTS_LATE") && !has_room((long)size)) {
+        REAL(clReleaseMemObject)(mem);
+        *rc = CL_MEM_OBJECT_ALLOCATION_FAILURE;
+        return NULL;
+    }
+    note_made(mem, NULL, size);
     return mem;
 }
 
