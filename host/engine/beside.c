@@ -18,7 +18,8 @@
  * A site may have to make something first, a program, which takes long (tp_beside.promised).
  * Workers have the job until then, and the site makes it when they have run the function for as
  * long as that should take, or will have with what is left: nobody can know how often it will be
- * run, and so it has taken some twice the time of the better choice at most.
+ * run, and so it has taken some twice the time of the better choice at most, if making it takes
+ * what it should.
  *
  * As long as items are queued and none runs, an offer is to somebody; when a slice ends, it may
  * be to others than before, and they are woken (tp_job_wake, tp_engine_wake_beside). */
