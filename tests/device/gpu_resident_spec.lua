@@ -303,10 +303,11 @@ arrays	0.0 3.0 0.0
     local b = f:map(xs):buffer()
     moved()
     local sum = n * (n + 1) / 2
-    assert(b:sum() == sum + n and b:mean() == sum / n + 1 and b:min() == 2 and b:max() == n + 1 and b:reduce(math.max, 0) == n + 1)
+    assert(b:sum() == sum + n and b:mean() == sum / n + 1 and b:min() == 2 and b:max() == n + 1)
     assert(g:map(b):sum() == 2 * (sum + n) and g:map(f:map(xs)):min() == 4)
-    -- results that come before the reducer is there come one by one: that is the machine's business
-    print(math.floor(moved():match "%S+" / n))
+    print(moved():match "%S+")
+    -- those that come before the reducer is there come home, and go there again to be reduced: how many is the machine's business
+    assert(b:reduce(math.max, 0) == n + 1 and moved():match "%S+" / n <= 1)
     local one = tidepool.gpu.device():buffer("int32", { 5, -3 })
     assert(one:sum() == 2 and one:min() == -3 and tidepool.gpu.device():buffer("double", 0):sum() == 0)
     assert(tidepool.gpu.device():buffer("double", 0):max() == nil)
