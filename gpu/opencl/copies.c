@@ -7,6 +7,7 @@
 
 #include "base/thread.h"
 #include "opencl/parts.h"
+#include "opencl/waiter.h"
 
 #include <stdlib.h>
 
@@ -455,6 +456,30 @@ static void end_move(tp_copies *c, tp_copy *copy, const way *w, bool has_failed)
     uv_cond_broadcast(&c->changed);
 }
 
+/* Waits until the device has come to what is asked for with the way's queue. False with err set
+ * when that was given up. A marker shows it: PoCL comes to none while its threads run kernels, and
+ * where copies do not wait for kernels it does not either. */
+static bool await_turn(const tp_copy *copy, const way *w, const tp_mover *m, tp_error *err)
+{
+    const tp_cl *cl = copy->open.cl;
+    cl_event event;
+    if (!m->is_given_up ||
+        cl->EnqueueMarkerWithWaitList(w->queue, 0, NULL, &event) != CL_SUCCESS)
+        return true; /* the copy says what is wrong */
+    cl->Flush(w->queue);
+    bool has_come = tp_wait_patiently(cl, event, m->is_given_up, m->user);
+    cl->ReleaseEvent(event);
+    if (!has_come)
+        tp_error_set(err, TP_ETIMEOUT,
+                     "%s still runs a map or a kernel, and copying from it, which waits for that, "
+                     "was given up",
+                     copy->open.device->name);
+    return has_come;
+}
+
+/* What moving bytes fails with when it was given up: there is nothing wrong with the queue. */
+enum { GIVEN_UP = -2 };
+
 /* Moves bytes, which takes from `began` until now, by the host's clock. */
 static int move(tp_copies *c, const tp_copy *copy, const way *w, bool is_home, tp_part part,
                 const tp_mover *m, tp_error *err)
@@ -464,6 +489,8 @@ static int move(tp_copies *c, const tp_copy *copy, const way *w, bool is_home, t
     uint64_t began = uv_hrtime();
     tp_pinned none = { .is_refused = true }, *pinned = w->pinned ? w->pinned : &none;
     tp_transfer t = { .open = &copy->open, .queue = w->queue };
+    if (!await_turn(copy, w, m, err))
+        return GIVEN_UP;
     cl_int rc = is_home ? tp_pinned_read(pinned, &t, copy->mem, part.from, host, size, true)
                         : tp_pinned_write(pinned, &t, copy->mem, part.from, host, size, true);
     if (rc != CL_SUCCESS) {
@@ -516,7 +543,7 @@ static int fetch(tp_copies *c, tp_copy *copy, size_t from, size_t to, bool all, 
             from = part.to;
         }
     }
-    end_move(c, copy, &w, rc != 0);
+    end_move(c, copy, &w, rc == -1);
     if (rc == 0)
         return 0;
 failed:
@@ -740,7 +767,7 @@ int tp_copies_bring(tp_copies *c, tp_copy *copy, size_t from, size_t to, const t
         /* If elements were changed meanwhile, the copy is as good as any for this launch. */
         if (rc == 0 && version == copy->array->version)
             tp_parts_add(&copy->valid, part.from, part.to);
-        end_move(c, copy, &w, rc != 0);
+        end_move(c, copy, &w, rc == -1);
         if (rc)
             break;
         from = part.to;
@@ -855,13 +882,15 @@ int tp_copies_bring_home(tp_copies *c, tp_array *a, size_t at, size_t size, cons
     return rc;
 }
 
-int tp_copies_bring_part_home(tp_array *a, const void *data, size_t size, tp_error *err)
+int tp_copies_bring_part_home(tp_array *a, const void *data, size_t size, const tp_mover *m,
+                              tp_error *err)
 {
     static const tp_mover nobody;
     /* whoever keeps copies of the array; NULL: there are none */
     tp_array_keeper *keeper = atomic_load_explicit(&a->keeper, memory_order_acquire);
     size_t at = (size_t)((const char *)data - (const char *)a->data);
-    return keeper ? tp_copies_bring_home((tp_copies *)keeper, a, at, size, &nobody, err) : 0;
+    return keeper ? tp_copies_bring_home((tp_copies *)keeper, a, at, size, m ? m : &nobody, err)
+                  : 0;
 }
 
 void tp_copies_forget_array(tp_array *a)
@@ -871,7 +900,7 @@ void tp_copies_forget_array(tp_array *a)
         tp_copies_forget_lost((tp_copies *)keeper, a);
 }
 
-int tp_copies_bring_array_home(tp_array *a, tp_error *err)
+int tp_copies_bring_array_home(tp_array *a, const tp_mover *m, tp_error *err)
 {
-    return tp_copies_bring_part_home(a, a->data, a->size, err);
+    return tp_copies_bring_part_home(a, a->data, a->size, m, err);
 }

@@ -60,6 +60,10 @@ typedef struct tp_mover {
     uint64_t job;
     bool asks_nothing; /* to make room the device is asked for nothing that it may not come to */
     cl_int *shortage; /* set to how that failed for want of memory; NULL: nobody asks */
+    /* asked now and then while the device has not come to a copy yet, which may be never; true: it
+     * is given up, and fails with TP_ETIMEOUT. NULL: it is waited for */
+    bool (*is_given_up)(void *user);
+    void *user;
 } tp_mover;
 
 int tp_copies_open(tp_copies *c, tp_trace *trace, tp_error *err);
@@ -138,8 +142,9 @@ int tp_copies_bring_home(tp_copies *c, tp_array *a, size_t at, size_t size, cons
                          tp_error *err);
 
 /* The same for whoever owns the array and knows of no device: of all of it, or of `size` bytes from
- * `data` on. */
-int tp_copies_bring_array_home(tp_array *a, tp_error *err);
-int tp_copies_bring_part_home(tp_array *a, const void *data, size_t size, tp_error *err);
+ * `data` on. `mover`: NULL for nobody in particular. */
+int tp_copies_bring_array_home(tp_array *a, const tp_mover *mover, tp_error *err);
+int tp_copies_bring_part_home(tp_array *a, const void *data, size_t size, const tp_mover *mover,
+                              tp_error *err);
 
 #endif

@@ -4,20 +4,15 @@
 #include "opencl/device.h"
 
 #include "base/amount.h"
+#include "opencl/waiter.h"
 
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <uv.h>
 
 enum {
     ALIGNMENT = 128,       /* the size of OpenCL C's largest type */
-    /* a wait for a launch first spins: sleeping would take as long as a small launch */
-    SPIN_NS = 100 * 1000,
-    NAP_NS = 2000 * 1000,
-    ASK_NS = 10 * 1000 * 1000,
     TRIM_NS = 1000 * 1000 * 1000
 };
 
@@ -131,25 +126,10 @@ static int settle(tp_queue *q, tp_error *err)
         return say_lost(q, err);
     q->is_lost = false;
     q->open.cl->Flush(q->queue);
-    uint64_t began = uv_hrtime(), asked = began;
-    while (!has_run(q)) {
-        uint64_t now = uv_hrtime();
-        if (now - began < SPIN_NS) {
-            tp_relax();
-            sched_yield();
-            continue;
-        }
-        if (q->is_given_up && now - asked > ASK_NS) {
-            asked = now;
-            if (q->is_given_up(q->user)) {
-                q->is_lost = true;
-                tp_opencl_lose(q->executor, &q->open, &q->ref, q->last, &q->lost);
-                return say_lost(q, err);
-            }
-        }
-        /* so the end is noticed at most 5 % late, and never more than NAP_NS */
-        uint64_t nap_ns = (now - began) / 20 < NAP_NS ? (now - began) / 20 : NAP_NS;
-        nanosleep(&(struct timespec){ 0, (long)nap_ns }, NULL);
+    if (!tp_wait_patiently(q->open.cl, q->last, q->is_given_up, q->user)) {
+        q->is_lost = true;
+        tp_opencl_lose(q->executor, &q->open, &q->ref, q->last, &q->lost);
+        return say_lost(q, err);
     }
     forget_last(q);
     return 0;
@@ -447,7 +427,7 @@ int tp_buffer_of_array(tp_buffer **out, tp_queue *q, tp_array *array, tp_error *
     tp_mover mover = mover_of(q);
     tp_copy *copy = tp_copies_take(copies, o, array, 0, array->size, &mover);
     if (!copy)
-        return tp_copies_bring_array_home(array, err)
+        return tp_copies_bring_array_home(array, NULL, err)
                    ? -1
                    : tp_buffer_open(out, q, array->size, array, array->data, err);
     tp_buffer *b = calloc(1, sizeof *b);

@@ -114,12 +114,13 @@ void tp_kernels_end(tp_kernels *k)
     tp_host_print(k->host, 2, line, strlen(line));
 }
 
-int tp_kernels_want_results(tp_kernels *k, const tp_returns *returns, tp_error *err)
+int tp_kernels_want_results(tp_kernels *k, const tp_returns *returns, const tp_mover *mover,
+                            tp_error *err)
 {
     if (atomic_load_explicit(&k->stays, memory_order_relaxed))
         atomic_store_explicit(&k->stays, false, memory_order_relaxed);
     for (uint32_t c = 0; c < returns->columns; c++)
-        if (returns->array[c] && tp_copies_bring_array_home(returns->array[c], err))
+        if (returns->array[c] && tp_copies_bring_array_home(returns->array[c], mover, err))
             return -1;
     return 0;
 }
@@ -203,7 +204,7 @@ static int bring_inputs_home(const tp_work *w, uint32_t n, tp_error *err)
     for (uint32_t c = 0; b->kind == TP_BLOCK_COLUMNS && c < b->columns; c++)
         if (array_of(b, c) && tp_copies_bring_part_home(array_of(b, c),
                                                         element(b->type[c], b->column[c], w->at),
-                                                        n * tp_type_size(b->type[c]), err))
+                                                        n * tp_type_size(b->type[c]), NULL, err))
             return -1;
     return 0;
 }
@@ -768,7 +769,7 @@ static int prepare_to_leave(tp_slice_runner *r, tp_slice *s, tp_error *err)
     const tp_returns *returns = &s->work.terms->returns;
     if (kernels->kernel->is_writer && tp_launch_bring_home(&r->queue, kernels->kernel, err))
         return -1;
-    if (tp_kernels_want_results(kernels, returns, err))
+    if (tp_kernels_want_results(kernels, returns, NULL, err))
         return -1;
     for (uint32_t c = 0; c < returns->columns; c++)
         if (returns->array[c])

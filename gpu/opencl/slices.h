@@ -55,8 +55,10 @@ bool tp_kernels_have_told(const tp_kernels *k);
 void tp_kernels_end(tp_kernels *k);
 
 /* The owner wants the job's results in host memory: the launches bring them there from now on, and
- * those that stayed on devices are brought. -1 with err set when that fails. */
-int tp_kernels_want_results(tp_kernels *k, const tp_returns *returns, tp_error *err);
+ * those that stayed on devices are brought. -1 with err set when that fails. `mover`: NULL for
+ * nobody in particular. */
+int tp_kernels_want_results(tp_kernels *k, const tp_returns *returns, const tp_mover *mover,
+                            tp_error *err);
 
 /* Host memory that is reused from launch to launch. */
 typedef struct tp_staging {

@@ -4,10 +4,19 @@
 
 #include "base/thread.h"
 
+#include <sched.h>
 #include <stdlib.h>
+#include <time.h>
 
 /* How often a wait looks whether the driver has forgotten to call back. */
 static const uint64_t ASK_NS = 100 * 1000 * 1000;
+
+enum {
+    /* a patient wait first spins: sleeping would take as long as a small launch */
+    SPIN_NS = 100 * 1000,
+    NAP_NS = 2000 * 1000,
+    GIVE_UP_NS = 10 * 1000 * 1000 /* how often it asks whether it is given up */
+};
 
 struct tp_waiter {
     tp_ref ref;
@@ -92,4 +101,26 @@ void tp_waiter_wait(tp_waiter *w, const tp_cl *cl, cl_command_queue queue)
         return;
     tp_waiter_wait_for(w, cl, queue, event);
     cl->ReleaseEvent(event);
+}
+
+bool tp_wait_patiently(const tp_cl *cl, cl_event event, bool (*is_given_up)(void *user),
+                       void *user)
+{
+    uint64_t began = uv_hrtime(), asked = began;
+    while (!has_run(cl, event)) {
+        uint64_t now = uv_hrtime();
+        if (now - began < SPIN_NS) {
+            sched_yield();
+            continue;
+        }
+        if (is_given_up && now - asked > GIVE_UP_NS) {
+            asked = now;
+            if (is_given_up(user))
+                return false;
+        }
+        /* so the end is noticed at most 5 % late, and never more than NAP_NS */
+        uint64_t nap_ns = (now - began) / 20 < NAP_NS ? (now - began) / 20 : NAP_NS;
+        nanosleep(&(struct timespec){ 0, (long)nap_ns }, NULL);
+    }
+    return true;
 }

@@ -8,6 +8,8 @@
 #include "base/ref.h"
 #include "opencl/cl.h"
 
+#include <stdbool.h>
+
 /* For one thread at a time. Owners: who waits with it, and the driver while it may call back. */
 typedef struct tp_waiter tp_waiter;
 
@@ -20,5 +22,10 @@ void tp_waiter_wait(tp_waiter *w, const tp_cl *cl, cl_command_queue queue);
 
 /* The same for one of its commands, of which this is the event. */
 void tp_waiter_wait_for(tp_waiter *w, const tp_cl *cl, cl_command_queue queue, cl_event event);
+
+/* Waits until a command has run or failed, whose queue was flushed. Asks now and then whether that
+ * is given up: false, if so. `is_given_up`: NULL, to wait in any case. */
+bool tp_wait_patiently(const tp_cl *cl, cl_event event, bool (*is_given_up)(void *user),
+                       void *user);
 
 #endif

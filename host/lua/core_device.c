@@ -2,6 +2,8 @@
  * scripts drive by hand. */
 #include "lua/core_private.h"
 
+#include "lua/core.h"
+
 #include "base/array.h"
 #include "codec/codec.h"
 #include "opencl/device.h"
@@ -475,7 +477,7 @@ static int push_true_or(lua_State *L, int rc, const tp_error *err)
     return 1;
 }
 
-/* tp_queue.is_given_up: after Ctrl-C, which is taken here, so that the error is what the queue
+/* tp_queue.is_given_up and tp_mover.is_given_up: after Ctrl-C, which is taken here, so that the error is what the queue
  * says; or because the map in whose item a worker waits was cancelled. */
 static bool is_given_up(void *user)
 {
@@ -484,6 +486,18 @@ static bool is_given_up(void *user)
     if (ctx->agent)
         return w && tp_work_tell_cancelled(w);
     return tp_host_take_interrupt(ctx->host);
+}
+
+tp_mover tp_core_mover(context *ctx)
+{
+    return (tp_mover){ .is_given_up = is_given_up, .user = ctx };
+}
+
+int tp_core_push_given_up(lua_State *L, const tp_error *err)
+{
+    if (!get_context(L)->agent)
+        tp_lua_core_raise_interrupt(L);
+    return tp_core_push_message(L, err);
 }
 
 /* core.queue.new(device number) -> queue, or nil and a message */
@@ -585,7 +599,10 @@ static int l_buffer_present(lua_State *L)
 static int l_buffer_bring_home(lua_State *L)
 {
     tp_error err = { 0 };
-    int rc = tp_copies_bring_array_home(tp_core_check_memory(L, 1), &err);
+    const tp_mover me = tp_core_mover(get_context(L));
+    int rc = tp_copies_bring_array_home(tp_core_check_memory(L, 1), &me, &err);
+    if (rc && err.code == TP_ETIMEOUT)
+        return tp_core_push_given_up(L, &err);
     return push_true_or(L, rc, &err);
 }
 

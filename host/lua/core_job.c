@@ -784,7 +784,7 @@ static int bring_block_home(const job_box *box, const tp_block *b, tp_error *err
     for (uint32_t c = 0; c < returns->columns; c++)
         if (returns->array[c] &&
             tp_copies_bring_part_home(returns->array[c], b->column[c],
-                                      b->n * tp_type_size(returns->type[c]), err))
+                                      b->n * tp_type_size(returns->type[c]), NULL, err))
             return -1;
     return 0;
 }
@@ -793,19 +793,27 @@ static int bring_block_home(const job_box *box, const tp_block *b, tp_error *err
  * core.job.item and core.job.fill read until the next call; nothing when none is ready. Kinds are
  * those of tp_block_kind; first counts from 1. For COLUMNS: the address of the columns' pointers;
  * the number of columns of scalars, 0 when they are of numbers; the address of their text. Or nil
- * and a message: a device cannot give results that it has; and, where the next block is of such,
- * its first and n, with which the owner may go on. */
+ * and a message: a device cannot give results that it has, or the wait for it was given up; and,
+ * where the next block is of such as are lost, its first and n, with which the owner may go on. */
 static int l_job_next(lua_State *L)
 {
     job_box *box = check_job(L, 1);
+    const tp_mover me = tp_core_mover(get_context(L));
+    bool wants_them = box->kernels && !box->is_staying;
+    tp_error err = { 0 };
     box->seen = tp_job_eventcount(box->job);
     tp_core_take_back(L, get_context(L));
+    /* before a block is taken, since the owner may give up to wait for a device */
+    if (wants_them &&
+        tp_kernels_want_results(box->kernels, &tp_job_terms(box->job)->returns, &me, &err) &&
+        err.code == TP_ETIMEOUT)
+        return tp_core_push_given_up(L, &err);
+    tp_error_clear(&err);
     tp_block_free(box->reading);
     box->reading = tp_job_next(box->job);
     tp_block *b = box->reading;
-    tp_error err = { 0 };
-    if (box->kernels && !box->is_staying &&
-        tp_kernels_want_results(box->kernels, &tp_job_terms(box->job)->returns, &err)) {
+    if (wants_them && tp_kernels_want_results(box->kernels, &tp_job_terms(box->job)->returns, NULL,
+                                              &err)) {
         if (!b && box->has_missed)
             return 0;
         if (!b)

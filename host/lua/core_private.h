@@ -117,6 +117,14 @@ tp_array *tp_core_check_memory(lua_State *L, int index);
  * for ever. */
 struct tp_queue *tp_core_check_queue(lua_State *L, int index);
 
+/* Who brings bytes home for this state, and gives up waiting for that after Ctrl-C, or when the map
+ * was cancelled in whose item it waits. */
+struct tp_mover tp_core_mover(context *ctx);
+
+/* That was given up: raises that it was interrupted, as other waits do after Ctrl-C; or pushes nil
+ * and the message, in an item. */
+int tp_core_push_given_up(lua_State *L, const tp_error *err);
+
 /* ---- core_job.c: for those who make inputs of the job at an index ---- */
 
 /* Makes the block the one that the job is building, in place of any other, until it is pushed.

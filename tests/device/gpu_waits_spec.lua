@@ -4,7 +4,9 @@
 -- Each in a process of its own, on a card whose calls never return when they are told so:
 -- tests/opencl/faults.c.
 
+local assert = require "luassert"
 local card = require "tests.support_card"
+local devices = require "tests.support_device"
 
 -- n: elements of an array. stalls(by): waits until so many more calls hang than at first.
 local script = card.scripts(it, pending, [[
@@ -156,6 +158,61 @@ describe("A device that hangs", function()
     faults.faults_go_on()
     while tidepool.devices()[1].is_stuck do tidepool.sleep(0.01) end
     assert(f:map({ 1 }):list()[1] == 2)
+  ]], "FAULTS_CARD=1")
+end)
+
+describe("Who waits for results that a device does not come to", function()
+  devices.on_pocl(it, pending)("gives up at Ctrl-C, and has them later", function()
+    local done = card.run([[
+      local n, go = 20000, tidepool.array("double", 1)
+      ffi.cdef "int kill(int, int); int getpid(void);"
+      local press = tidepool.App():func { executor = "threads" } (function(pid)
+        local ffi, tidepool = require "ffi", require "tidepool"
+        ffi.cdef "int kill(int, int);"
+        while go[1] == 0 do tidepool.sleep(0.01) end
+        tidepool.sleep(1)
+        ffi.C.kill(pid, 2)
+        return 0
+      end)
+      local f = app:func { name = "f" } (function(x) return x + 1 end)
+      local made = f:map(numbers(n))
+      while not made:done() do tidepool.sleep(0.005) end
+      faults.faults_occupy(4)
+      faults.faults_stall(0, 0)
+      local hung, pressed = f:spawn_map { 1 }, press:spawn_map { ffi.C.getpid() } -- held
+      while faults.faults_stalled() < 1 do tidepool.sleep(0.005) end
+      local why = fails(function()
+        go[1] = 1
+        made:array()
+      end)
+      faults.faults_go_on()
+      print(why, made:array()[n], hung:list()[1], pressed:list()[1])
+    ]], "FAULTS_CARD=1")
+    assert.equal("job.lua:46: interrupted\t20001\t2\t0\n", done.stdout)
+  end)
+
+  script("gives up in an item of a map that was cancelled", [[
+    local out = tidepool.array("double", 1)
+    local alone = app:func { executor = "threads", name = "alone" } (function(x)
+      local ffi, tidepool = require "ffi", require "tidepool"
+      ffi.cdef "void faults_stall(int ms, int blocks); int faults_stalled(void); void faults_occupy(int how);"
+      local faults = ffi.load(os.getenv "TIDEPOOL_OPENCL")
+      local made = f:map(tidepool.array("double", x))
+      while not made:done() do tidepool.sleep(0.005) end
+      faults.faults_occupy(4)
+      faults.faults_stall(0, 0)
+      local hung = g:spawn_map { 1 }
+      while faults.faults_stalled() < 1 do tidepool.sleep(0.005) end
+      out[1] = 1
+      local fine = pcall(made.array, made)
+      out[1] = fine and 2 or 3
+    end)
+    local results = alone:spawn_map { n }
+    while out[1] < 1 do tidepool.sleep(0.005) end
+    results:cancel()
+    while out[1] < 2 do tidepool.sleep(0.005) end
+    assert(out[1] == 3)
+    faults.faults_go_on()
   ]], "FAULTS_CARD=1")
 end)
 

@@ -31,7 +31,8 @@
  * faults_stall(ms, blocks) has the next launch wait so long before it begins, for ever if that is
  * 0; with `blocks` in the call. faults_stalled() is how many have. With faults_occupy(1) launches
  * behind one that waits for ever wait, too, in its context, with faults_occupy(2) in all, with
- * faults_occupy(3) copies and unmappings as well, until faults_go_on() ends all such waits.
+ * faults_occupy(3) copies and unmappings as well, with faults_occupy(4) also markers, as in PoCL
+ * with one thread, until faults_go_on() ends all such waits.
  * faults_stall_move(i) has the next copy wait for ever, in the call, faults_stall_unmap() the next
  * unmapping. faults_freed() is how many buffers of such a context were freed meanwhile.
  * faults_fail(n) lets the next n launches fail, faults_fail_reads(n) the next n
@@ -234,7 +235,7 @@ static cl_event new_gate(cl_command_queue queue, long ns)
  * there is no such delay. */
 static cl_event delay(cl_command_queue queue, bool is_waited_for)
 {
-    if (atomic_load(&occupied) && atomic_load(&occupies) == 3)
+    if (atomic_load(&occupied) && atomic_load(&occupies) >= 3)
         return new_gate(queue, FOR_EVER);
     const char *lazy = getenv("FAULTS_LAZY");
     return lazy && !is_waited_for ? new_gate(queue, atol(lazy)) : NULL;
@@ -1036,7 +1037,12 @@ cl_int clEnqueueMarkerWithWaitList(cl_command_queue queue, cl_uint n, const cl_e
 {
     if (is_dead_queue(queue))
         return CL_OUT_OF_RESOURCES;
-    return REAL(clEnqueueMarkerWithWaitList)(queue, n, events, event);
+    if (n > 0 || !atomic_load(&occupied) || atomic_load(&occupies) < 4)
+        return REAL(clEnqueueMarkerWithWaitList)(queue, n, events, event);
+    cl_event gate = new_gate(queue, FOR_EVER);
+    cl_int rc = REAL(clEnqueueMarkerWithWaitList)(queue, 1, &gate, event);
+    clReleaseEvent(gate);
+    return rc;
 }
 
 cl_int clGetEventInfo(cl_event event, cl_event_info what, size_t size, void *value, size_t *got)
