@@ -306,7 +306,8 @@ arrays	0.0 3.0 0.0
     assert(b:sum() == sum + n and b:mean() == sum / n + 1 and b:min() == 2 and b:max() == n + 1)
     assert(g:map(b):sum() == 2 * (sum + n) and g:map(f:map(xs)):min() == 4)
     print(moved():match "%S+")
-    -- those that come before the reducer is there come home, and go there again to be reduced: how many is the machine's business
+    -- those that come before the reducer is there come home, and go there again to be reduced: how
+    -- many is the machine's business
     assert(b:reduce(math.max, 0) == n + 1 and moved():match "%S+" / n <= 1)
     local one = tidepool.gpu.device():buffer("int32", { 5, -3 })
     assert(one:sum() == 2 and one:min() == -3 and tidepool.gpu.device():buffer("double", 0):sum() == 0)
