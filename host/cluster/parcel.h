@@ -94,6 +94,7 @@ typedef struct tp_answer {
     uint32_t sending;
     uint32_t offers; /* so many chunks of this session the worker takes directly, in its inbox */
     uint8_t worker[TP_ID_BYTES];
+    uint64_t run; /* of all that the worker has taken this is the so-manieth (see tp_early) */
     uint64_t ran_ns; /* how long it ran the chunk */
     uint64_t count;  /* items of the chunk that it has results of: those behind were given back */
     uint64_t happened; /* events of it, those that were not told, too (happened.h) */
@@ -123,15 +124,19 @@ typedef struct tp_part {
     uint32_t is_full; /* the item waits until it may give more */
     uint8_t digest[TP_DIGEST_BYTES]; /* of records that are elsewhere */
     uint8_t worker[TP_ID_BYTES];
+    uint64_t run; /* as in tp_answer */
 } tp_part;
 
 /* The head of results of a chunk's first items, while one behind them runs for long. The records
  * follow that stand behind `from` bytes of earlier ones. They are not kept: the answer has all of
- * them again. The items from `end` on were not begun and will not be. */
+ * them again. The items from `end` on were not begun and will not be. What one run of a chunk has
+ * given says nothing of another's records, also by the same worker: one that has forgotten a
+ * sending may be given it again. */
 typedef struct tp_early {
     uint64_t chunk, from;
     uint32_t sending, end;
     uint8_t worker[TP_ID_BYTES];
+    uint64_t run; /* as in tp_answer */
 } tp_early;
 
 typedef enum tp_answer_kind {

@@ -232,15 +232,15 @@ describe("a cluster's worker", function()
     contains(own:speak("coordinator", cluster.publish("$JS.API.STREAM.DELETE.TP1_d_W", "")), "Permissions Violation")
   end)
 
-  it("is not believed when its result is rubbish", function()
+  --- Starts a script that maps one input, whose chunk the spec itself pulls, as a worker -> the script, its session.
+  local function pull_work()
     local worker = own:worker(1)
     local build = build_of(worker)
     own:kill(worker, "KILL")
     local script = own:start [[
       print(select(2, pcall(function()
-        return require "tidepool".App("job"):func({ name = "f", crash_retries = 0 }, function(x) return x end):map({ 1 }):list()
+        return require "tidepool".App("job"):func({ name = "f", crash_retries = 0 }, function(x) return x end):map({ 1 }):list()[1]
       end)))]]
-    -- this spec is the worker that pulls it
     local session
     local inbox = own:inbox "worker"
     local pull = ("SUB %s.spec.> 1\r\nPUB $JS.API.CONSUMER.MSG.NEXT.TP1_d_W.P_%s %s.spec.p 11\r\n{\"batch\":1}\r\n"):format(inbox, build, inbox)
@@ -248,10 +248,30 @@ describe("a cluster's worker", function()
       session = own:speak("worker", pull, "^MSG tp1.d.w"):match "MSG tp1%.d%.w%.%x+%.(%x+)%.0%.1 "
       return session
     end)
-    local head = "\1\0\0\0\0\0\0\0\8\0\0\0\0\0\0\0" .. ("\0"):rep(104)
-    own:speak("worker", cluster.publish(("tp1.d.r.%s.0.0.1"):format(session), head .. ("\255"):rep(8)))
+    return script, session
+  end
+
+  --- An answer (tp_answer) to that chunk whose records are rubbish, from that run (below 256) of a worker.
+  local function rubbish(run)
+    return "\1\0\0\0\0\0\0\0\8\0\0\0\0\0\0\0" .. ("\0"):rep(56) .. "\1" .. ("\0"):rep(23) .. string.char(run) .. ("\0"):rep(31) .. ("\255"):rep(8)
+  end
+
+  it("is not believed when its result is rubbish", function()
+    local script, session = pull_work()
+    own:speak("worker", cluster.publish(("tp1.d.r.%s.0.0.1"):format(session), rubbish(1)))
     local said, status = script.done()
     assert.equal(0, status)
     contains(said, "a worker of the cluster cannot be used", "nonsense")
+  end)
+
+  it("may run work twice, and what one run has given is no part of what the other has", function()
+    local script, session = pull_work()
+    -- tp_early: chunk 0, from 0, sending 1, end 1, of the worker's first run
+    local early = ("\0"):rep(16) .. "\1\0\0\0\1\0\0\0" .. ("\0"):rep(16) .. "\1" .. ("\0"):rep(7)
+    own:speak("worker", cluster.publish(("tp1.d.r.%s.early"):format(session), early) ..
+      cluster.publish(("tp1.d.r.%s.0.0.1"):format(session), rubbish(2)))
+    own:worker(1)
+    local said, status = script.done()
+    assert.same({ "1\n", 0 }, { said, status })
   end)
 end)

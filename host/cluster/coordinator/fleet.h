@@ -57,16 +57,17 @@ typedef struct flight {
     bool may_reduce; /* its worker was told what is wanted of whole groups of results */
 
     /* ---- by returns.c: results of its first items that have come early, as records of so many
-     * bytes, and from whom ---- */
+     * bytes, from whom, and from which of its runs ---- */
     bool has_early;
-    uint64_t early;
+    uint64_t early, early_run;
     uint8_t early_by[TP_ID_BYTES];
 
-    /* ---- of one that streams, by values.c: who runs it, from the first that it has said of it,
-     * and where it is told how many values it may give; so many it was told; its item waits for
-     * more (set by tp_fleet_set_full) ---- */
+    /* ---- of one that streams, by values.c: who runs it, and which of its runs that is, from the
+     * first that it has said of it, and where it is told how many values it may give; so many it
+     * was told; its item waits for more (set by tp_fleet_set_full) ---- */
     bool is_bound, is_full;
     uint8_t streamer[TP_ID_BYTES];
+    uint64_t streamer_run;
     char listener[TP_SUBJECT_MAX];
     uint64_t allowed;
 

@@ -4,6 +4,7 @@
 #include "cluster/coordinator/coordinator.h"
 #include "cluster/coordinator/flights.h"
 #include "cluster/coordinator/signs.h"
+#include "cluster/coordinator/values.h"
 #include "cluster/happened.h"
 
 #include <stdio.h>
@@ -78,6 +79,13 @@ static void read_records(cluster *c, flight *l, const void *bytes, size_t len, u
         refuse_records(c, l, &why);
 }
 
+/* Have results come early of another run than this? Then its records may be others. */
+static bool has_other_early(const flight *l, const uint8_t *by, uint64_t run)
+{
+    return l->has_early &&
+           (run != l->early_run || memcmp(by, l->early_by, sizeof l->early_by) != 0);
+}
+
 void tp_returns_take_early(cluster *c, const tp_nats_event *e)
 {
     tp_early head;
@@ -88,11 +96,12 @@ void tp_returns_take_early(cluster *c, const tp_nats_event *e)
     flight *l = tp_fleet_find(c, head.chunk, head.sending);
     /* of one that is not taken the results come with the answer */
     if (!l || l->slice->work.terms->streams || head.from != l->early ||
-        (l->has_early && memcmp(head.worker, l->early_by, sizeof head.worker) != 0))
+        has_other_early(l, head.worker, head.run))
         return;
     tp_work *w = &l->slice->work;
     const size_t len = e->len - sizeof head;
     l->has_early = true;
+    l->early_run = head.run;
     memcpy(l->early_by, head.worker, sizeof l->early_by);
     if (len > 0 && !tp_returns_read(l, e->data + sizeof head, 0, len, &why)) {
         refuse_records(c, l, &why);
@@ -199,12 +208,12 @@ void tp_returns_take(cluster *c, flight *l, const char *data, size_t len)
     const char *bytes = data + sizeof a;
     size_t ticket, names = tp_returns_names_in(data, len, &ticket);
     len -= names + ticket;
-    if (l->is_bound && memcmp(a.worker, l->streamer, sizeof a.worker) != 0)
-        return; /* another one was sent it, too, and its values were not taken */
+    if (l->is_bound && !tp_values_are_of(l, a.worker, a.run))
+        return; /* it ran elsewhere, too, or anew, and those values were not taken */
     tp_fleet_adapt(c, l);
     take_offers(c, l, &a);
-    if (l->has_early && memcmp(a.worker, l->early_by, sizeof a.worker) != 0)
-        a.kind = TP_ANSWER_BACK; /* another one was sent it, too: the rest is run anew */
+    if (has_other_early(l, a.worker, a.run))
+        a.kind = TP_ANSWER_BACK; /* it ran elsewhere, too, or anew: so does the rest */
     note_time(l, a.ran_ns);
     if (len < sizeof a || a.size > TP_PAYLOAD_MAX ||
         (a.where == TP_ANSWER_HERE && a.size != len - sizeof a))

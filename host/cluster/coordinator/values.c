@@ -60,6 +60,11 @@ static bool read_values(cluster *c, flight *l, const tp_part *head, const char *
     return is_right;
 }
 
+bool tp_values_are_of(const flight *l, const uint8_t *by, uint64_t run)
+{
+    return run == l->streamer_run && memcmp(by, l->streamer, sizeof l->streamer) == 0;
+}
+
 void tp_values_take(cluster *c, const tp_nats_event *e)
 {
     tp_part head;
@@ -70,12 +75,13 @@ void tp_values_take(cluster *c, const tp_nats_event *e)
     memcpy(&head, e->data, sizeof head);
     flight *l = tp_fleet_find(c, head.chunk, head.sending);
     if (!l || !l->slice->work.terms->streams ||
-        (l->is_bound && memcmp(l->streamer, head.worker, sizeof head.worker) != 0)) {
+        (l->is_bound && !tp_values_are_of(l, head.worker, head.run))) {
         tp_nats_publish(&c->server.nats, e->reply, NULL, "over", 4);
         return;
     }
     tp_work *w = &l->slice->work;
     l->is_bound = true;
+    l->streamer_run = head.run;
     memcpy(l->streamer, head.worker, sizeof head.worker);
     snprintf(l->listener, sizeof l->listener, "%s", e->reply);
     l->held_ns = uv_hrtime();

@@ -138,7 +138,8 @@ void tp_chunk_send_values(node *n, chunk *k)
                      .from = k->first_value,
                      .count = k->n_values,
                      .size = k->values.len,
-                     .is_full = tp_job_is_full(k->job) };
+                     .is_full = tp_job_is_full(k->job),
+                     .run = k->run };
     tp_buf message = { 0 };
     k->is_on_way = k->n_values > 0;
     k->told_ms = tp_node_now_ms();
@@ -321,7 +322,9 @@ static void keep_first(chunk *k, uint32_t count)
 void tp_chunk_send_early(node *n, chunk *k)
 {
     char subject[TP_SUBJECT_MAX];
-    tp_early head = { .chunk = k->number, .from = k->early, .sending = k->sending };
+    tp_early head = {
+        .chunk = k->number, .from = k->early, .sending = k->sending, .run = k->run
+    };
     tp_job_state now;
     tp_buf message = { 0 };
     const uint64_t before_ns = uv_hrtime() - EARLY_MS * 1000000ull;

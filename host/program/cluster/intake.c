@@ -93,6 +93,7 @@ static void take_work(node *n, const tp_nats_event *e, bool is_direct)
     }
     k->session = s;
     k->number = head.chunk;
+    k->run = ++n->runs;
     k->sending = head.sending;
     k->is_direct = k->is_named = is_direct;
     if (!is_direct)

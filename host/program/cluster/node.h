@@ -107,6 +107,7 @@ typedef struct chunk {
     session *session;
     chunk_state state;
     uint64_t number, begun_ns;
+    uint64_t run; /* it is this of all that were taken */
     uint32_t sending;
     bool is_alone; /* nothing else may run beside it */
     bool is_named; /* its coordinator knows that it is about to run */
@@ -180,6 +181,7 @@ typedef struct node {
 
     /* ---- by intake.c ---- */
     uint64_t beat_ms, beat_until_ms; /* how often it shows itself, and how long that holds */
+    uint64_t runs; /* chunks that were taken */
     /* how many messages were dropped, since they were not valid work for this worker */
     uint64_t dropped;
     struct {

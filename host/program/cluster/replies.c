@@ -74,6 +74,7 @@ static void write_answer(node *n, chunk *k, tp_answer a, const void *bytes, size
     a.ran_ns = k->begun_ns ? uv_hrtime() - k->begun_ns : 0;
     a.count = k->count;
     a.happened = k->happened_before + k->n_happened + k->n_missing;
+    a.run = k->run;
     memcpy(a.worker, n->id_bytes, sizeof a.worker);
     if (next && !next->is_named) {
         tp_node_add_name(n, next, &names);
