@@ -1,16 +1,13 @@
-/* nats.c: loads the NATS client library, connects, and is the loop that its connection lives in.
- * See nats.h.
+/* nats.c: the loop that a connection of the NATS client library lives in, what comes and goes
+ * there, and another connection when that is lost. See nats.h; nats_open.c makes one.
  *
  * The library is told that it is in somebody's event loop. Then it neither reads nor writes by
- * itself: it says which socket is to be watched for what (attach and the functions behind it), and
- * turn() calls it when there is something to do. */
-#include "cluster/nats.h"
+ * itself: it says which socket is to be watched for what, and turn() calls it when there is
+ * something to do. */
+#include "cluster/nats_private.h"
 
-#include "base/system.h"
-#include "cluster/certificate.h"
 #include "cluster/protocol.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -20,53 +17,18 @@
 #include <unistd.h>
 
 enum {
-    CONNECT_MS = 5000,
-    RECONNECT_MS = 100,
-    PING_MS = 5000, /* with two that are not answered, a dead server is noticed after 10 s */
-    PINGS_OUT = 2,
+    REFUSED_MAX = 2, /* a server that says so often that we may not in means it */
     LOOK_NS = 50 * 1000 * 1000,
     WRITE_BYTES = 16 << 10,   /* publishing writes when this much has gathered, and */
     USED_BYTES = 128 << 10, /* used messages are freed when they have this many bytes, */
     /* with this much that the socket has not taken yet, tp_nats_publish waits */
     WAIT_BYTES = 512 << 10,
-    /* natsStatus of nats.h */
-    NO_SERVER = 6,
-    HAS_NO_TLS = 8,
-    AUTH_FAILED = 11,
-    TLS_FAILED = 29,
-    NO_RESPONDERS = 34
+    KEPT_BYTES = 8 << 20 /* of what is published while there is no connection so much is kept */
 };
 
 /* CLOSE_NS: how long to wait for the library's last callback after a connection was closed.
  * WAIT_NS: how long a server may read nothing before messages for it are dropped */
 static const uint64_t CLOSE_NS = 5ull * 1000 * 1000 * 1000, WAIT_NS = 10ull * 1000 * 1000 * 1000;
-
-/* those of Debian 12 and 13: the functions that we call, and the numbers of natsStatus, are the
- * same in both */
-static const char *const libraries[] = { "libnats.so.3.4", "libnats.so.3.10" };
-
-static int load(tp_nats *n, tp_error *err)
-{
-    if (n->library)
-        return 0;
-    /* never unloaded: its threads outlive connections */
-    for (size_t i = 0; !n->library && i < sizeof libraries / sizeof *libraries; i++)
-        n->library = dlopen(libraries[i], RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    if (!n->library)
-        return tp_error_set(err, TP_ESYS,
-                            "a cluster needs the NATS client library (%s or %s), which is not "
-                            "installed: apt install libnats3.4 on Debian 12, libnats3.10 on 13",
-                            libraries[0], libraries[1]);
-#define LOAD(result, name, arguments)                                                        \
-    *(void **)&n->name = dlsym(n->library, "nats" #name);                                    \
-    if (!n->name)                                                                            \
-        return tp_error_set(err, TP_ESYS, "the NATS client library is too old: no nats" #name);
-    TP_NATS_FUNCTIONS(LOAD)
-#undef LOAD
-    *(void **)&n->Connection_ProcessCloseEvent =
-        dlsym(n->library, "natsConnection_ProcessCloseEvent");
-    return 0;
-}
 
 void tp_nats_events_add(tp_nats_events *events, tp_nats_event *e)
 {
@@ -90,83 +52,20 @@ tp_nats_event *tp_nats_events_next(tp_nats_events *events)
 
 int tp_nats_open(tp_nats *n, tp_error *err)
 {
-    *n = (tp_nats){ .socket = -1 };
-    n->wake_fd = tp_bell_open();
+    *n = (tp_nats){ .socket = -1, .wake_fd = tp_bell_open() };
     if (n->wake_fd < 0)
         return tp_error_set(err, TP_ESYS, "cannot open an eventfd: %s", strerror(errno));
-    if (uv_mutex_init(&n->lock)) {
-        close(n->wake_fd);
-        return tp_error_oom(err, "cluster");
-    }
+    if (uv_mutex_init(&n->lock))
+        goto no_lock;
+    if (uv_mutex_init(&n->publishing))
+        goto no_publishing;
     return 0;
+no_publishing:
+    uv_mutex_destroy(&n->lock);
+no_lock:
+    close(n->wake_fd);
+    return tp_error_oom(err, "cluster");
 }
-
-/* ---- called by any thread ---- */
-
-/* Locked. Wakes the taker, for which there is something to see. */
-static void rouse_locked(tp_nats *n)
-{
-    if (n->is_sleeping && tp_bell_ring(n->wake_fd))
-        n->is_sleeping = false; /* once is enough */
-}
-
-static void add(tp_nats *n, tp_nats_event *e)
-{
-    uv_mutex_lock(&n->lock);
-    tp_nats_events_add(&n->changes, e);
-    rouse_locked(n);
-    uv_mutex_unlock(&n->lock);
-}
-
-/* ---- what the library says of its socket; it holds the connection's lock ---- */
-
-static int attach(void **user, void *loop, natsConnection *connection, int socket)
-{
-    tp_nats *n = loop;
-    (void)connection;
-    *user = n;
-    uv_mutex_lock(&n->lock);
-    n->socket = socket;
-    n->wants_write = false;
-    rouse_locked(n);
-    uv_mutex_unlock(&n->lock);
-    return 0;
-}
-
-/* Reading is over when the connection is: then the socket is closed, by us from libnats 3.10 on. */
-static int change_reading(void *user, bool is_on)
-{
-    tp_nats *n = user;
-    if (is_on)
-        return 0;
-    uv_mutex_lock(&n->lock);
-    int old = n->socket;
-    n->socket = -1;
-    n->wants_write = false;
-    rouse_locked(n);
-    uv_mutex_unlock(&n->lock);
-    if (old >= 0 && n->Connection_ProcessCloseEvent)
-        n->Connection_ProcessCloseEvent(&old);
-    return 0;
-}
-
-static int change_writing(void *user, bool is_on)
-{
-    tp_nats *n = user;
-    uv_mutex_lock(&n->lock);
-    n->wants_write = is_on && n->socket >= 0;
-    if (n->wants_write)
-        rouse_locked(n);
-    uv_mutex_unlock(&n->lock);
-    return 0;
-}
-
-static int detach(void *user)
-{
-    return change_reading(user, false);
-}
-
-/* ---- called by the library's threads ---- */
 
 static tp_nats_event *event_of(tp_nats *n, natsMsg *m)
 {
@@ -188,131 +87,132 @@ static tp_nats_event *event_of(tp_nats *n, natsMsg *m)
     return e;
 }
 
-static void add_change(tp_nats *n, tp_nats_kind kind)
+static int subscribe(tp_nats *n, int i)
 {
-    tp_nats_event *e = calloc(1, sizeof *e);
-    if (!e)
+    natsSubscription **s = &n->subscriptions[i];
+    *s = NULL;
+    int rc = n->Connection_SubscribeSync(s, n->connection, n->subjects[i]);
+    if (*s)
+        n->Subscription_SetPendingLimits(*s, -1, -1);
+    return *s ? 0 : rc;
+}
+
+/* Publishes on a connection, which may be closed already. Locked (publishing). */
+static int publish_locked(tp_nats *n, natsConnection *connection, const char *subject,
+                          const char *reply, const void *data, size_t len)
+{
+    return reply ? n->Connection_PublishRequest(connection, subject, reply, data, (int)len)
+                 : n->Connection_Publish(connection, subject, data, (int)len);
+}
+
+/* The head of what is kept for the next connection: the subject, the reply subject and the bytes
+ * follow. */
+typedef struct kept {
+    size_t subject, reply, len; /* subject, reply: with the zero; reply 0: there is none */
+} kept;
+
+/* Locked (publishing). False: there is no room. */
+static bool keep_locked(tp_nats *n, const char *subject, const char *reply, const void *data,
+                        size_t len)
+{
+    const kept k = { strlen(subject) + 1, reply ? strlen(reply) + 1 : 0, len };
+    const size_t size = sizeof k + k.subject + k.reply + k.len;
+    uint8_t *to = n->kept.len + size <= KEPT_BYTES ? tp_buf_reserve(&n->kept, size) : NULL;
+    if (!to)
+        return false;
+    n->kept.len += size;
+    memcpy(to, &k, sizeof k);
+    memcpy(to += sizeof k, subject, k.subject);
+    to += k.subject;
+    if (k.reply)
+        memcpy(to, reply, k.reply);
+    if (len)
+        memcpy(to + k.reply, data, len);
+    return true;
+}
+
+/* From now on all publish on this one, what was kept first. NULL: what they publish is kept. */
+static void set_connection(tp_nats *n, natsConnection *connection)
+{
+    kept k;
+    uv_mutex_lock(&n->publishing);
+    for (size_t at = 0; connection && at < n->kept.len; at += k.subject + k.reply + k.len) {
+        memcpy(&k, n->kept.data + at, sizeof k);
+        at += sizeof k;
+        const char *subject = (const char *)n->kept.data + at, *reply = subject + k.subject;
+        publish_locked(n, connection, subject, k.reply ? reply : NULL, reply + k.reply, k.len);
+    }
+    if (connection)
+        tp_buf_free(&n->kept);
+    n->connection = connection;
+    uv_mutex_unlock(&n->publishing);
+}
+
+/* Makes it the connection, with what was subscribed to. Where that fails it is closed, as if it
+ * had been lost. */
+static void adopt(tp_nats *n, natsConnection *connection)
+{
+    int rc = 0;
+    n->n_connections++;
+    set_connection(n, connection);
+    for (int i = 0; i < n->n_subscriptions; i++)
+        rc = rc ? rc : subscribe(n, i);
+    if (rc)
+        n->Connection_Close(connection);
+}
+
+/* Lets go of the connection, which is closed. */
+static void let_go(tp_nats *n)
+{
+    natsConnection *connection = n->connection;
+    set_connection(n, NULL);
+    for (int i = 0; i < n->n_subscriptions; i++) {
+        n->Subscription_Destroy(n->subscriptions[i]);
+        n->subscriptions[i] = NULL;
+    }
+    n->Connection_Destroy(connection);
+}
+
+static void set_wanted(tp_nats *n, bool is_wanted)
+{
+    uv_mutex_lock(&n->publishing);
+    n->is_wanted = is_wanted;
+    tp_buf_free(&n->kept);
+    uv_mutex_unlock(&n->publishing);
+    if (is_wanted)
         return;
-    e->kind = kind;
-    add(n, e);
-}
-
-static void on_lost(natsConnection *connection, void *user)
-{
-    (void)connection;
-    add_change(user, TP_NATS_LOST);
-}
-
-static void on_back(natsConnection *connection, void *user)
-{
-    (void)connection;
-    add_change(user, TP_NATS_BACK);
-}
-
-/* The library's last callback for a connection. */
-static void on_closed(natsConnection *connection, void *user)
-{
-    tp_nats *n = user;
-    (void)connection;
-    add_change(n, TP_NATS_CLOSED);
-    uv_mutex_lock(&n->lock);
-    n->is_live = false;
-    rouse_locked(n);
-    uv_mutex_unlock(&n->lock);
-}
-
-/* Ignores errors; without this handler the library prints them. */
-static void on_error(natsConnection *connection, natsSubscription *s, int status, void *user)
-{
-    (void)connection, (void)s, (void)status, (void)user;
-}
-
-/* ---- called by the taker ---- */
-
-static bool is_secure(const char *url)
-{
-    return strncmp(url, "tls://", 6) == 0;
-}
-
-/* Over TLS, to the engine of who has this key and to nobody else. */
-static int set_secure(tp_nats *n, natsOptions *o, const tp_signer *who)
-{
-    char pem[TP_PEM_MAX];
-    tp_certificate_trusted(pem, who->public_key);
-    int rc = n->Options_SetSecure(o, true);
-    rc = rc ? rc : n->Options_SetCATrustedCertificates(o, pem);
-    return rc ? rc : n->Options_SetExpectedHostname(o, TP_ENGINE_NAME);
-}
-
-static int set_options(tp_nats *n, natsOptions *o, const char *url, const char *name,
-                       const tp_signer *who)
-{
-    int rc = n->Options_SetURL(o, url);
-    rc = rc ? rc : n->Options_SetName(o, name);
-    rc = rc ? rc : n->Options_SetUserInfo(o, who->user, who->password);
-    rc = rc || !is_secure(url) ? rc : set_secure(n, o, who);
-    rc = rc ? rc : n->Options_SetTimeout(o, CONNECT_MS);
-    rc = rc ? rc : n->Options_SetMaxReconnect(o, -1);
-    rc = rc ? rc : n->Options_SetReconnectWait(o, RECONNECT_MS);
-    rc = rc ? rc : n->Options_SetPingInterval(o, PING_MS);
-    rc = rc ? rc : n->Options_SetMaxPingsOut(o, PINGS_OUT);
-    rc = rc ? rc : n->Options_SetSendAsap(o, true);
-    rc = rc ? rc : n->Options_SetCustomInboxPrefix(o, who->inbox);
-    rc = rc ? rc : n->Options_SetEventLoop(o, n, attach, change_reading, change_writing, detach);
-    rc = rc ? rc : n->Options_SetDisconnectedCB(o, on_lost, n);
-    rc = rc ? rc : n->Options_SetReconnectedCB(o, on_back, n);
-    rc = rc ? rc : n->Options_SetClosedCB(o, on_closed, n);
-    return rc ? rc : n->Options_SetErrorHandler(o, on_error, n);
-}
-
-/* Says why the engine at `url` cannot be used. */
-static int say_why(const tp_nats *n, const char *url, int rc, tp_error *err)
-{
-    const char *rest = strstr(url, "://");
-    rest = rest ? rest + 3 : url;
-    if (rc == NO_SERVER)
-        return tp_error_set(err, TP_ESYS,
-                            "there is no engine at %.200s: `tidepool engine up` starts one", url);
-    if (rc == AUTH_FAILED)
-        return tp_error_set(err, TP_EUSAGE,
-                            "the engine at %.200s refuses the token: `tidepool engine token` shows "
-                            "that of the engine that runs",
-                            url);
-    if (rc == HAS_NO_TLS)
-        return tp_error_set(err, TP_EUSAGE, "the engine at %.200s has no TLS: try nats://%.200s",
-                            url, rest);
-    if (rc == TLS_FAILED && !is_secure(url))
-        return tp_error_set(err, TP_EUSAGE, "the engine at %.200s wants TLS: try tls://%.200s", url,
-                            rest);
-    if (rc == TLS_FAILED)
-        return tp_error_set(err, TP_EUSAGE,
-                            "the engine at %.200s is not that of the token: its certificate is of "
-                            "another key (`tidepool engine token` shows the token of the engine "
-                            "that runs)",
-                            url);
-    return tp_error_set(err, TP_ESYS, "cannot connect to the engine at %.200s: %.100s", url,
-                        n->Status_GetText(rc));
+    for (int i = 0; i < n->n_subscriptions; i++)
+        free(n->subjects[i]);
+    n->n_subscriptions = 0;
+    free(n->url);
+    free(n->name);
+    n->url = n->name = NULL;
 }
 
 int tp_nats_connect(tp_nats *n, const char *url, const char *name, const tp_signer *who,
                     tp_error *err)
 {
-    natsOptions *o = NULL;
+    natsConnection *connection = NULL;
     uint8_t random[16];
     char hex[2 * sizeof random + 1], subject[TP_NATS_INBOX + 2];
-    if (load(n, err))
+    if (tp_nats_load(n, err))
         return -1;
-    int rc = n->Options_Create(&o);
-    rc = rc ? rc : set_options(n, o, url, name, who);
+    n->url = strdup(url);
+    n->name = strdup(name);
+    n->who = who;
     n->taker = uv_thread_self();
-    n->is_live = true;
-    rc = rc ? rc : n->Connection_Connect(&n->connection, o);
-    n->Options_Destroy(o);
-    if (rc) {
-        n->connection = NULL;
-        n->is_live = false;
-        return say_why(n, url, rc, err);
+    n->refused = 0;
+    if (!n->url || !n->name) {
+        set_wanted(n, false);
+        return tp_error_oom(err, "cluster");
     }
+    int rc = tp_nats_open_at_last(n, &connection);
+    if (rc) {
+        set_wanted(n, false);
+        return tp_nats_say_why(n, url, rc, err);
+    }
+    set_wanted(n, true);
+    adopt(n, connection);
     const int64_t most = n->Connection_GetMaxPayload(n->connection);
     if (most < TP_NATS_PAYLOAD) {
         tp_nats_disconnect(n);
@@ -333,16 +233,17 @@ int tp_nats_connect(tp_nats *n, const char *url, const char *name, const tp_sign
 
 int tp_nats_subscribe(tp_nats *n, const char *subject, tp_error *err)
 {
-    natsSubscription *s = NULL;
-    int rc = n->n_subscriptions < TP_NATS_SUBSCRIPTIONS
-                 ? n->Connection_SubscribeSync(&s, n->connection, subject)
-                 : 0;
-    if (!s)
-        return tp_error_set(err, TP_ESYS, "cannot subscribe to %.100s: %.100s", subject,
-                            n->Status_GetText(rc));
-    n->Subscription_SetPendingLimits(s, -1, -1);
-    n->subscriptions[n->n_subscriptions++] = s;
-    return 0;
+    const bool has_room = n->n_subscriptions < TP_NATS_SUBSCRIPTIONS;
+    char *copy = has_room ? strdup(subject) : NULL;
+    if (!copy)
+        return tp_error_set(err, TP_ESYS, "cannot subscribe to %.100s", subject);
+    n->subjects[n->n_subscriptions++] = copy;
+    const int rc = n->connection ? subscribe(n, n->n_subscriptions - 1) : 0;
+    if (rc == 0 || rc == WAS_CLOSED) /* then the next connection has it */
+        return 0;
+    free(n->subjects[--n->n_subscriptions]);
+    return tp_error_set(err, TP_ESYS, "cannot subscribe to %.100s: %.100s", subject,
+                        n->Status_GetText(rc));
 }
 
 /* Writes what was published, as far as the socket takes it now. */
@@ -356,21 +257,30 @@ static void write_out(tp_nats *n)
         n->Connection_ProcessWriteEvent(n->connection);
 }
 
+/* Locked. Is there anything that next_event is to see to? */
+static bool has_changed_locked(const tp_nats *n)
+{
+    return n->has_sought || (n->connection && !n->is_live && !n->is_attached);
+}
+
 /* Reads and writes what there is, and else waits until there is something, but no longer than that;
  * also for tp_nats_wake, if `may_wake`. */
 static void turn(tp_nats *n, uint64_t deadline_ns, bool may_wake)
 {
     if (n->connection)
         write_out(n);
+    if (n->is_lost && !n->is_seeking && deadline_ns > n->seek_ns)
+        deadline_ns = n->seek_ns;
     uint64_t now = deadline_ns ? uv_hrtime() : 0;
     uint64_t left = deadline_ns > now ? deadline_ns - now : 0;
     struct timespec time = { (time_t)(left / 1000000000), (long)(left % 1000000000) };
     uv_mutex_lock(&n->lock);
     struct pollfd fds[] = {
         { .fd = n->wake_fd, .events = POLLIN },
-        { .fd = n->socket, .events = (short)(n->wants_write ? POLLIN | POLLOUT : POLLIN) },
+        { .fd = n->connection ? n->socket : -1,
+          .events = (short)(n->wants_write ? POLLIN | POLLOUT : POLLIN) },
     };
-    if (n->changes.first || (n->is_woken && may_wake))
+    if (has_changed_locked(n) || (n->is_woken && may_wake))
         time = (struct timespec){ 0 };
     else
         n->is_sleeping = left > 0;
@@ -383,6 +293,93 @@ static void turn(tp_nats *n, uint64_t deadline_ns, bool may_wake)
         ready = 0; /* only this thread hushes the bell, so that does not happen */
     if (ready > 0 && (fds[1].revents & ~POLLOUT) && n->connection)
         n->Connection_ProcessReadEvent(n->connection);
+}
+
+/* ---- after a connection was lost ---- */
+
+/* The seeker's thread: tries once. */
+static void seek(void *user)
+{
+    tp_nats *n = user;
+    natsConnection *connection;
+    const int rc = tp_nats_open_connection(n, &connection);
+    uv_mutex_lock(&n->lock);
+    n->sought = connection;
+    n->sought_rc = rc;
+    n->has_sought = true;
+    tp_nats_rouse_locked(n);
+    uv_mutex_unlock(&n->lock);
+}
+
+static tp_nats_event *change(tp_nats_kind kind)
+{
+    tp_nats_event *e = calloc(1, sizeof *e);
+    if (e)
+        e->kind = kind;
+    return e;
+}
+
+static void set_seek_time(tp_nats *n)
+{
+    n->seek_ns = uv_hrtime() + CONNECT_AGAIN_MS * 1000000ull;
+}
+
+/* Waits for the seeker. Gives what it has found; NULL with *rc: nothing. */
+static natsConnection *end_seeking(tp_nats *n, int *rc)
+{
+    uv_thread_join(&n->seeker);
+    n->is_seeking = false;
+    uv_mutex_lock(&n->lock);
+    natsConnection *connection = n->sought;
+    *rc = n->sought_rc;
+    n->sought = NULL;
+    n->has_sought = false;
+    uv_mutex_unlock(&n->lock);
+    return connection;
+}
+
+/* Sees to a connection that was lost. NULL: there is nothing to tell. Without memory to tell of it
+ * nothing is done yet. */
+static tp_nats_event *look_for_change(tp_nats *n)
+{
+    tp_nats_event *e;
+    int rc = 0;
+    uv_mutex_lock(&n->lock);
+    const bool has_changed = has_changed_locked(n);
+    uv_mutex_unlock(&n->lock);
+    if (!has_changed) {
+        if (n->is_lost && !n->is_seeking && uv_hrtime() >= n->seek_ns) {
+            n->is_seeking = uv_thread_create(&n->seeker, seek, n) == 0;
+            if (!n->is_seeking)
+                set_seek_time(n);
+        }
+        return NULL;
+    }
+    if (n->connection) {
+        e = change(TP_NATS_LOST);
+        if (e) {
+            let_go(n);
+            n->is_lost = true;
+            set_seek_time(n);
+        }
+        return e;
+    }
+    e = change(TP_NATS_BACK);
+    if (!e)
+        return NULL;
+    natsConnection *connection = end_seeking(n, &rc);
+    n->refused = rc == AUTH_FAILED ? n->refused + 1 : 0;
+    n->is_lost = rc != 0 && n->refused < REFUSED_MAX;
+    if (rc == 0) {
+        adopt(n, connection);
+        return e;
+    }
+    set_seek_time(n);
+    e->kind = TP_NATS_CLOSED;
+    if (!n->is_lost)
+        return e;
+    free(e);
+    return NULL;
 }
 
 /* Makes the event that tells that nobody answers a message (status 503). `reply` is that message's,
@@ -401,13 +398,12 @@ static tp_nats_event *nobody(const char *reply)
 /* What has been read, or happened. */
 static tp_nats_event *next_event(tp_nats *n)
 {
-    uv_mutex_lock(&n->lock);
-    tp_nats_event *e = tp_nats_events_next(&n->changes);
-    uv_mutex_unlock(&n->lock);
+    tp_nats_event *e = look_for_change(n);
     for (int i = 0; i < n->n_subscriptions && !e; i++) {
         natsMsg *m = NULL;
         uint64_t queued = 0;
-        if (n->Subscription_QueuedMsgs(n->subscriptions[i], &queued) || queued == 0)
+        if (!n->subscriptions[i] ||
+            n->Subscription_QueuedMsgs(n->subscriptions[i], &queued) || queued == 0)
             continue;
         int rc = n->Subscription_NextMsg(&m, n->subscriptions[i], 0);
         if (rc == 0)
@@ -460,24 +456,32 @@ void tp_nats_wake(tp_nats *n)
 {
     uv_mutex_lock(&n->lock);
     n->is_woken = true;
-    rouse_locked(n);
+    tp_nats_rouse_locked(n);
     uv_mutex_unlock(&n->lock);
+}
+
+/* Gives whether it is kept for the next connection. What there is no room for is dropped, as the
+ * network does with what is on its way. */
+static bool publish_or_keep(tp_nats *n, const char *subject, const char *reply, const void *data,
+                            size_t len)
+{
+    bool is_kept = false;
+    uv_mutex_lock(&n->publishing);
+    if (n->is_wanted && (!n->connection || publish_locked(n, n->connection, subject, reply, data,
+                                                          len) == WAS_CLOSED))
+        is_kept = keep_locked(n, subject, reply, data, len);
+    uv_mutex_unlock(&n->publishing);
+    return is_kept;
 }
 
 void tp_nats_publish(tp_nats *n, const char *subject, const char *reply, const void *data,
                      size_t len)
 {
-    if (!n->connection)
-        return;
-    if (reply)
-        n->Connection_PublishRequest(n->connection, subject, reply, data, (int)len);
-    else
-        n->Connection_Publish(n->connection, subject, data, (int)len);
     uv_thread_t self = uv_thread_self();
-    if (!uv_thread_equal(&self, &n->taker))
+    publish_or_keep(n, subject, reply, data, len);
+    if (!uv_thread_equal(&self, &n->taker) || !n->connection)
         return;
-    /* so that what waits for a slow server does not grow without limit; while the connection is
-     * lost the library keeps it, up to a limit of its own */
+    /* so that what waits for a slow server does not grow without limit */
     uint64_t until = 0;
     while (n->Connection_Buffered(n->connection) > WAIT_BYTES) {
         uv_mutex_lock(&n->lock);
@@ -509,12 +513,15 @@ tp_nats_event *tp_nats_ask(tp_nats *n, const char *subject, const void *data, si
                            int64_t timeout_ms)
 {
     uint64_t until = uv_hrtime() + (uint64_t)timeout_ms * 1000000;
-    if (!n->connection)
+    if (!n->is_wanted)
         return NULL;
     snprintf(n->reply, sizeof n->reply, "%s.%llu", n->inbox, (unsigned long long)++n->asked);
-    tp_nats_publish(n, subject, n->reply, data, len);
+    /* on which connection it goes */
+    uint64_t on = n->n_connections + publish_or_keep(n, subject, n->reply, data, len);
     for (;;) {
         tp_nats_event *e = next_event(n);
+        if (n->n_connections > on) /* it was lost on the way, or the answer was */
+            on = n->n_connections + publish_or_keep(n, subject, n->reply, data, len);
         if (!e && uv_hrtime() >= until)
             return NULL;
         if (!e) {
@@ -591,19 +598,23 @@ void tp_nats_flush(tp_nats *n, int64_t timeout_ms)
 
 void tp_nats_disconnect(tp_nats *n)
 {
-    if (!n->connection)
+    int rc;
+    if (!n->is_wanted)
         return;
-    write_out(n);
-    n->Connection_Close(n->connection);
-    for (int i = 0; i < n->n_subscriptions; i++)
-        n->Subscription_Destroy(n->subscriptions[i]);
-    n->n_subscriptions = 0;
-    n->Connection_Destroy(n->connection);
-    n->connection = NULL;
+    natsConnection *late = n->is_seeking ? end_seeking(n, &rc) : NULL;
+    if (late)
+        adopt(n, late);
+    n->is_lost = false;
+    if (n->connection) {
+        write_out(n);
+        n->Connection_Close(n->connection);
+        let_go(n);
+    }
+    set_wanted(n, false);
     uint64_t until = uv_hrtime() + CLOSE_NS;
     for (bool is_live = true; is_live && uv_hrtime() < until;) {
         uv_mutex_lock(&n->lock);
-        is_live = n->is_live;
+        is_live = n->is_live || n->is_attached;
         uv_mutex_unlock(&n->lock);
         if (is_live)
             turn(n, uv_hrtime() + LOOK_NS, false);
@@ -617,5 +628,6 @@ void tp_nats_close(tp_nats *n)
 {
     tp_nats_disconnect(n);
     close(n->wake_fd);
+    uv_mutex_destroy(&n->publishing);
     uv_mutex_destroy(&n->lock);
 }

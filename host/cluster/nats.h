@@ -7,10 +7,16 @@
  * One thread of ours, the taker, makes all calls but tp_nats_publish and tp_nats_wake. It also
  * reads and writes the socket, in tp_nats_take, so that no message passes through another thread,
  * and messages that are published while the taker is busy go out in one write. The library's own
- * threads reconnect after the connection was lost, and ping the server. */
+ * threads ping the server.
+ *
+ * A connection that was lost is never used again: the taker has a thread make a new one, and
+ * subscribes to everything there. The library would reconnect by itself, but in somebody's loop it
+ * keeps what it has read of a message whose end was lost, and takes that from the new socket
+ * (github.com/nats-io/nats.c/issues/1007). */
 #ifndef TP_NATS_H
 #define TP_NATS_H
 
+#include "base/buf.h"
 #include "base/error.h"
 #include "cluster/sign.h"
 
@@ -40,14 +46,11 @@ typedef int (*natsEvLoop_Detach)(void *);
     X(int, Options_SetCATrustedCertificates, (natsOptions *, const char *))                     \
     X(int, Options_SetExpectedHostname, (natsOptions *, const char *))                          \
     X(int, Options_SetTimeout, (natsOptions *, int64_t))                                        \
-    X(int, Options_SetMaxReconnect, (natsOptions *, int))                                       \
-    X(int, Options_SetReconnectWait, (natsOptions *, int64_t))                                  \
+    X(int, Options_SetAllowReconnect, (natsOptions *, bool))                                    \
     X(int, Options_SetPingInterval, (natsOptions *, int64_t))                                   \
     X(int, Options_SetMaxPingsOut, (natsOptions *, int))                                        \
     X(int, Options_SetSendAsap, (natsOptions *, bool))                                          \
     X(int, Options_SetCustomInboxPrefix, (natsOptions *, const char *))                         \
-    X(int, Options_SetDisconnectedCB, (natsOptions *, natsConnectionHandler, void *))           \
-    X(int, Options_SetReconnectedCB, (natsOptions *, natsConnectionHandler, void *))            \
     X(int, Options_SetClosedCB, (natsOptions *, natsConnectionHandler, void *))                 \
     X(int, Options_SetErrorHandler, (natsOptions *, natsErrHandler, void *))                    \
     X(int, Options_SetEventLoop,                                                                \
@@ -83,7 +86,8 @@ enum {
     TP_NATS_PAYLOAD = 1000 * 1000
 };
 
-/* What has come in. */
+/* What has come in. CLOSED: the server has refused us when the connection was to be made anew, and
+ * no other will be made. */
 typedef enum tp_nats_kind { TP_NATS_MESSAGE, TP_NATS_LOST, TP_NATS_BACK, TP_NATS_CLOSED }
     tp_nats_kind;
 
@@ -113,9 +117,17 @@ typedef struct tp_nats {
     void (*Connection_ProcessCloseEvent)(int *); /* NULL: this version closes sockets itself */
 
     /* ---- the taker's own ---- */
-    natsConnection *connection; /* NULL: there is none. Others only publish on it */
-    natsSubscription *subscriptions[TP_NATS_SUBSCRIPTIONS];
+    natsSubscription *subscriptions[TP_NATS_SUBSCRIPTIONS]; /* NULL: the connection is lost */
+    char *subjects[TP_NATS_SUBSCRIPTIONS]; /* theirs, owned */
     int n_subscriptions;
+    char *url, *name;     /* owned. How it is connected: the seeker's thread reads these, too */
+    const tp_signer *who;
+    uint64_t n_connections; /* so many were made */
+    bool is_lost;           /* it is to be connected again, */
+    bool is_seeking;        /* which `seeker` tries now, */
+    uint64_t seek_ns;       /* or is to try at this time */
+    uv_thread_t seeker;
+    unsigned refused; /* so often in turn the server has not let it in */
     tp_nats_events later;              /* events that came while tp_nats_ask waited */
     char inbox[TP_NATS_INBOX];         /* answers to tp_nats_ask come here; */
     char reply[TP_NATS_INBOX + 24];    /* the reply subject of the last one */
@@ -125,14 +137,23 @@ typedef struct tp_nats {
     size_t used_bytes;
     uv_thread_t taker;
 
+    uv_mutex_t publishing; /* taken before `lock` */
+    /* ---- guarded by it; the taker, who alone writes these two, reads them without ---- */
+    natsConnection *connection; /* NULL: there is none */
+    bool is_wanted;             /* there is one, or will be again */
+    tp_buf kept;                /* what was published while there is none */
+
     uv_mutex_t lock;
     int wake_fd; /* a bell: rung when is_sleeping was set and there is something to see */
     /* ---- guarded by the lock ---- */
-    tp_nats_events changes; /* of the connection */
     bool is_woken, is_sleeping;
-    int socket;              /* -1: none is to be watched */
-    bool wants_write;        /* there is something to write */
-    bool is_live;            /* the library may call us */
+    int socket;             /* -1: none is to be watched */
+    bool wants_write;       /* there is something to write */
+    bool is_live;           /* the library has not said that the connection is closed; */
+    bool is_attached;       /* or it may still call us for its socket */
+    bool has_sought;        /* the seeker is done: */
+    natsConnection *sought; /* this was found, or nothing, */
+    int sought_rc;          /* with this natsStatus */
 #define TP_NATS_FIELD(result, name, arguments) result (*name) arguments;
     TP_NATS_FUNCTIONS(TP_NATS_FIELD)
 #undef TP_NATS_FIELD
@@ -141,10 +162,10 @@ typedef struct tp_nats {
 /* Makes the queue; nothing is loaded or connected yet. */
 int tp_nats_open(tp_nats *n, tp_error *err);
 
-/* Loads the library and connects with the token of `who`; reconnects by itself when the connection
- * is lost or the server restarts. With a URL tls://... only over TLS, and only to the engine of
- * that token (cluster/certificate.h). Blocks for some seconds at most. -1 with err set: what is
- * missing, or why the server at `url` cannot be used. */
+/* Loads the library and connects with the token of `who`, which is to stay until tp_nats_close;
+ * does that anew when the connection is lost or the server restarts. With a URL tls://... only over
+ * TLS, and only to the engine of that token (cluster/certificate.h). Blocks for some seconds at
+ * most. -1 with err set: what is missing, or why the server at `url` cannot be used. */
 int tp_nats_connect(tp_nats *n, const char *url, const char *name, const tp_signer *who,
                     tp_error *err);
 
@@ -172,8 +193,9 @@ void tp_nats_purge(tp_nats *n, const char *stream, const char *filter);
 /* Writes what was published to the socket now. */
 void tp_nats_push(tp_nats *n);
 
-/* Publishes and waits for the answer. NULL when none has come in time; one with the status 503 when
- * nobody is there to give one. */
+/* Publishes and waits for the answer; publishes again, with the same reply subject, when the
+ * connection was lost meanwhile: so it is for what may be asked twice. NULL when none has come in
+ * time; one with the status 503 when nobody is there to give one. */
 tp_nats_event *tp_nats_ask(tp_nats *n, const char *subject, const void *data, size_t len,
                            int64_t timeout_ms);
 

@@ -64,6 +64,8 @@ enum {
     /* a worker that has not named a chunk for so many beats is taken for dead, and the chunk goes
      * to another */
     TP_HELD_BEATS = 4,
+    /* when a connection has been lost so often and no result has got through, it is told */
+    TP_LOSSES = 10,
     TP_SUBJECT_MAX = 256
 };
 

@@ -61,9 +61,9 @@ static void look_at_chunks(node *n, uint64_t now)
         /* what was said may be lost, and so may the answer */
         if (k->state == RUNNING && k->streams && now >= k->told_ms + AGAIN_MS && !n->is_lost)
             tp_chunk_send_values(n, k);
-        if (k->state == ANSWERED && now >= k->again_ms && !n->is_lost) {
+        if (k->state == ANSWERED && now >= k->again_ms && !n->is_lost &&
+            tp_reply_may_send_again(n, now))
             tp_reply_send_again(n, k);
-        }
         if (k->state == OVER)
             tp_node_forget(n, k);
     }

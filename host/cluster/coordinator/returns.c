@@ -210,6 +210,7 @@ void tp_returns_take(cluster *c, flight *l, const char *data, size_t len)
     len -= names + ticket;
     if (l->is_bound && !tp_values_are_of(l, a.worker, a.run))
         return; /* it ran elsewhere, too, or anew, and those values were not taken */
+    c->server.losses = 0;
     tp_fleet_adapt(c, l);
     take_offers(c, l, &a);
     if (has_other_early(l, a.worker, a.run))

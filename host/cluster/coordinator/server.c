@@ -72,11 +72,18 @@ int tp_server_ensure(cluster *c, tp_error *err)
              "\"replay_policy\":\"instant\",\"max_waiting\":%d,\"max_ack_pending\":%d}}",
              c->server.build.hex, TP_ACK_WAIT_S * 1000000000ull, c->server.build.hex, 20000,
              100000);
+    const uint64_t before = c->server.nats.n_connections;
     for (int i = 0; i < ENSURE_TRIES && !tp_cluster_is_stopping(c); i++) {
         if (make_stream(c, TP_STREAM_W, TP_SUBJECT_W ">", "workqueue") &&
             make_stream(c, TP_STREAM_R, TP_SUBJECT_R "*.*.*.*", "limits") &&
             make_stream(c, TP_STREAM_B, TP_SUBJECT_B ">", "limits") && make(c, subject, body))
             return 0;
+        if (c->server.nats.n_connections >= before + TP_LOSSES)
+            return tp_error_set(err, TP_ESYS,
+                                "the connection to the engine at %.200s is lost again and again "
+                                "(%d times, before it could be asked for anything): something on "
+                                "the way ends it",
+                                c->base.host->config.engine, TP_LOSSES);
         uv_sleep(250);
     }
     return tp_error_set(err, TP_ESYS,
@@ -126,6 +133,7 @@ int tp_server_connect(cluster *c, tp_error *err)
     tp_nats_publish(&c->server.nats, TP_SUBJECT_CTL "all", NULL, "hello", 5);
     c->server.is_connected = true;
     c->server.has_lost = false;
+    c->server.losses = 0;
     return 0;
 failed:
     tp_nats_disconnect(&c->server.nats);
@@ -161,8 +169,17 @@ void tp_server_tell(cluster *c, const char *text)
 void tp_server_set_lost(cluster *c, bool is_lost)
 {
     c->server.has_lost = is_lost;
-    if (is_lost)
-        c->server.lost_ns = uv_hrtime();
+    if (!is_lost)
+        return;
+    c->server.lost_ns = uv_hrtime();
+    if (++c->server.losses != TP_LOSSES)
+        return;
+    char text[500];
+    snprintf(text, sizeof text,
+             "tidepool: the connection to the engine at %.200s is lost again and again (%d times, "
+             "and no result has come meanwhile): something on the way ends it\n",
+             c->base.host->config.engine, TP_LOSSES);
+    tp_cluster_say(c, text);
 }
 
 bool tp_server_ensure_again(cluster *c)

@@ -18,6 +18,7 @@ struct server {
     char session_hex[TP_ID_TEXT], inbox[80];
     bool is_connected, has_lost; /* has_lost: the server is away */
     uint64_t lost_ns;            /* since when; 0: it is not */
+    unsigned losses;             /* since a result has come (returns.c) */
     tp_nats_events later; /* events that came while a payload was transferred; signs.c adds them */
     uint64_t streams_ns;  /* missing streams are not looked for before this time */
 };

@@ -182,6 +182,8 @@ static void take_acknowledgement(node *n, const char *rest, const tp_nats_event 
     if (!k || k->state != ANSWERED || k->is_unsent || k->sending != sending)
         return;
     tp_nats_stored stored = tp_nats_is_stored(e, why, sizeof why);
+    tp_reply_note_answer(n);
+    n->losses = 0;
     /* the stream is full, but the coordinator listens too: it has the result, or will answer when
      * it is sent again */
     if (stored == TP_NATS_FULL)
@@ -242,17 +244,23 @@ static void take_store_answer(node *n, const char *rest, const tp_nats_event *e)
 void tp_intake_take(node *n, const tp_nats_event *e)
 {
     size_t inbox = strlen(n->inbox), ctl = strlen(TP_SUBJECT_CTL);
-    if (e->kind == TP_NATS_LOST)
+    if (e->kind == TP_NATS_LOST) {
         n->is_lost = true;
+        if (++n->losses == TP_LOSSES)
+            tp_node_say("its connection to the engine at %s is lost again and again (%d times, and "
+                        "no result has got through meanwhile)",
+                        n->options->engine, TP_LOSSES);
+    }
     if (e->kind == TP_NATS_CLOSED)
         n->is_refused = true;
     if (e->kind == TP_NATS_BACK) {
         n->is_lost = false;
         n->heartbeat_ms = 0;
         tp_chunks_reset_pulls(n, 0);
+        n->resends = 1; /* what was on its way is due at once, one after the other at first */
+        n->resent_ms = 0;
         for (chunk *k = n->chunks; k; k = k->next)
-            if (k->state == ANSWERED && !k->is_unsent)
-                tp_reply_send(n, k);
+            k->again_ms = 0;
     }
     if (e->kind != TP_NATS_MESSAGE)
         return;

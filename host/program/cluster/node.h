@@ -190,6 +190,12 @@ typedef struct node {
     } cancelled[CANCELLED];
     unsigned n_cancelled;
     bool is_lost, is_refused;
+    unsigned losses; /* of the connection, since a result was last acknowledged */
+
+    /* ---- by replies.c and intake.c: so many results may be sent again now, and when one last
+     * was ---- */
+    unsigned resends;
+    uint64_t resent_ms;
 
     /* ---- by cluster_worker.c ---- */
     bool is_leaving;

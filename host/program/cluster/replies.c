@@ -8,6 +8,7 @@
 #include <string.h>
 
 enum {
+    RESENDS_MAX = 10000,
     PIECE_MS = 1000, /* how long a coordinator may take to answer a piece of a result */
     AHEAD_NS = 4 * 1000 * 1000, /* chunks that are short are fetched ahead, up to as many as take */
     AHEAD_MAX = 16,             /* AHEAD_NS together, and AHEAD_MAX for each slot */
@@ -26,11 +27,27 @@ static void send_directly(node *n, chunk *k)
 void tp_reply_send(node *n, chunk *k)
 {
     char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
+    k->again_ms = n->is_lost ? 0 : tp_node_now_ms() + AGAIN_MS;
+    if (n->is_lost)
+        return; /* later, see tp_reply_may_send_again */
     tp_protocol_name_result(subject, "", k->session->hex, k->number, k->sending);
     snprintf(reply, sizeof reply, "%s.a.%s.%llu.%u", n->inbox, k->session->hex,
              (unsigned long long)k->number, k->sending);
     tp_nats_publish(&n->nats, subject, reply, k->message.data, k->message.len);
-    k->again_ms = tp_node_now_ms() + AGAIN_MS;
+}
+
+bool tp_reply_may_send_again(node *n, uint64_t now)
+{
+    if (n->resends == 0 && now < n->resent_ms + AGAIN_MS)
+        return false;
+    n->resends -= n->resends > 0;
+    n->resent_ms = now;
+    return true;
+}
+
+void tp_reply_note_answer(node *n)
+{
+    n->resends += n->resends < RESENDS_MAX ? 2 : 0;
 }
 
 unsigned tp_reply_most_chunks(const node *n)

@@ -15,11 +15,18 @@ void tp_reply_give(node *n, chunk *k, tp_answer_kind kind, const void *bytes, si
 /* Goes back, so that the coordinator has it run elsewhere. */
 void tp_reply_give_back(node *n, chunk *k);
 
-/* Sends the answer of a chunk that is over (again). */
+/* Sends the answer of a chunk that is over (again); while the connection is lost nothing is. */
 void tp_reply_send(node *n, chunk *k);
 
 /* The same in any case: a large result may not have been stored yet (is_unsent). */
 void tp_reply_send_again(node *n, chunk *k);
+
+/* May one more answer be sent again now? After the connection was lost one is at first, and two
+ * more for each that gets through: so that also one that is cut soon gets some through. */
+bool tp_reply_may_send_again(node *n, uint64_t now);
+
+/* The server, or a coordinator, has said something of an answer. */
+void tp_reply_note_answer(node *n);
 
 /* What is too large for a message goes into the stream of blobs; or, where there is no room, to the
  * coordinator. Blocks. False: that does not take it either. */
