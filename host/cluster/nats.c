@@ -6,6 +6,7 @@
  * something to do. */
 #include "cluster/nats_private.h"
 
+#include "base/thread.h"
 #include "cluster/protocol.h"
 
 #include <errno.h>
@@ -349,7 +350,7 @@ static tp_nats_event *look_for_change(tp_nats *n)
     uv_mutex_unlock(&n->lock);
     if (!has_changed) {
         if (n->is_lost && !n->is_seeking && uv_hrtime() >= n->seek_ns) {
-            n->is_seeking = uv_thread_create(&n->seeker, seek, n) == 0;
+            n->is_seeking = tp_thread_create(&n->seeker, 0, seek, n) == 0;
             if (!n->is_seeking)
                 set_seek_time(n);
         }

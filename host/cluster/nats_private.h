@@ -6,7 +6,8 @@
 #include "cluster/nats.h"
 
 enum {
-    CONNECT_AGAIN_MS = 100, /* when a connection that was lost, or could not be made, is tried again */
+    /* when a connection that was lost, or could not be made, is tried again */
+    CONNECT_AGAIN_MS = 100,
     /* natsStatus of the library's nats.h */
     ANY_ERROR = 1,
     IO_ERROR = 3,

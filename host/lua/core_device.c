@@ -477,8 +477,8 @@ static int push_true_or(lua_State *L, int rc, const tp_error *err)
     return 1;
 }
 
-/* tp_queue.is_given_up and tp_mover.is_given_up: after Ctrl-C, which is taken here, so that the error
- * is what the caller says; or because the map in whose item a worker waits was cancelled. */
+/* tp_queue.is_given_up and tp_mover.is_given_up: after Ctrl-C, which is taken here, so that the
+ * error is what the caller says; or because the map in whose item a worker waits was cancelled. */
 static bool is_given_up(void *user)
 {
     const context *ctx = user;

@@ -1,10 +1,12 @@
---- Connections of a cluster that are cut, most of them in the middle of a message (not stock: the program).
+--- Connections of a cluster that are cut, most of them in the middle of a message (not stock: the
+-- program).
 
 local support = require "tests.support"
 local cluster = require "tests.support_cluster"
 
--- Passes bytes on between clients and the server. Of three connections it cuts one in the server's first words, one in the client's,
--- and one later, when so many bytes have passed, which differ from one to the next. Writes to a file how many it has cut.
+-- Passes bytes on between clients and the server. Of three connections it cuts one in the server's
+-- first words, one in the client's, and one later, when so many bytes have passed, which differ
+-- from one to the next. Writes to a file how many it has cut.
 local PROXY = [[
   local uv = require "luv"
   local port, cuts_path, least = tonumber(arg[1]), arg[2], tonumber(arg[3])

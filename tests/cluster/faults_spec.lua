@@ -232,7 +232,8 @@ describe("a cluster's worker", function()
     contains(own:speak("coordinator", cluster.publish("$JS.API.STREAM.DELETE.TP1_d_W", "")), "Permissions Violation")
   end)
 
-  --- Starts a script that maps one input, whose chunk the spec itself pulls, as a worker -> the script, its session.
+  --- Starts a script that maps one input, whose chunk the spec itself pulls, as a worker -> the
+  -- script, its session.
   local function pull_work()
     local worker = own:worker(1)
     local build = build_of(worker)
@@ -251,7 +252,8 @@ describe("a cluster's worker", function()
     return script, session
   end
 
-  --- An answer (tp_answer) to that chunk whose records are rubbish, from that run (below 256) of a worker.
+  --- An answer (tp_answer) to that chunk whose records are rubbish, from that run (below 256) of a
+  -- worker.
   local function rubbish(run)
     return "\1\0\0\0\0\0\0\0\8\0\0\0\0\0\0\0" .. ("\0"):rep(56) .. "\1" .. ("\0"):rep(23) .. string.char(run) .. ("\0"):rep(31) .. ("\255"):rep(8)
   end

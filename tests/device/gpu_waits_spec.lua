@@ -217,7 +217,8 @@ describe("Who waits for results that a device does not come to", function()
   ]], "FAULTS_CARD=1")
 end)
 
--- One map reads here what another one writes, which is the script's own race: ThreadSanitizer sees it.
+-- One map reads here what another one writes, which is the script's own race: ThreadSanitizer sees
+-- it.
 if support.sanitized then return end
 
 describe("An array that is on its way to a device", function()

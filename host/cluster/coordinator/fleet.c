@@ -4,6 +4,7 @@
 #include "cluster/coordinator/coordinator.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 enum {
     /* The number of chunks in flight is adapted until a chunk takes about this long from being sent
@@ -16,6 +17,11 @@ flight *tp_fleet_find(cluster *c, unsigned long long chunk, unsigned sending)
 {
     flight *l = &c->fleet.flights[chunk % FLIGHTS];
     return l->slice && l->count && l->chunk == chunk && l->sending == sending ? l : NULL;
+}
+
+bool tp_fleet_streams(const flight *l, const uint8_t *by, uint64_t run)
+{
+    return run == l->streamer_run && memcmp(by, l->streamer, sizeof l->streamer) == 0;
 }
 
 flight *tp_fleet_idle(cluster *c, unsigned most)

@@ -106,6 +106,9 @@ void tp_fleet_close(cluster *c);
 /* The flight whose chunk that is, in this sending; NULL: it is over. */
 flight *tp_fleet_find(cluster *c, unsigned long long chunk, unsigned sending);
 
+/* Is that the run of the flight's item whose values are taken (is_bound)? */
+bool tp_fleet_streams(const flight *l, const uint8_t *by, uint64_t run);
+
 /* A flight without a slice, the last of the idle ones. NULL: there may be no more. */
 flight *tp_fleet_idle(cluster *c, unsigned most);
 

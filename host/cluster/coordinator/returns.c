@@ -4,7 +4,6 @@
 #include "cluster/coordinator/coordinator.h"
 #include "cluster/coordinator/flights.h"
 #include "cluster/coordinator/signs.h"
-#include "cluster/coordinator/values.h"
 #include "cluster/happened.h"
 
 #include <stdio.h>
@@ -208,7 +207,7 @@ void tp_returns_take(cluster *c, flight *l, const char *data, size_t len)
     const char *bytes = data + sizeof a;
     size_t ticket, names = tp_returns_names_in(data, len, &ticket);
     len -= names + ticket;
-    if (l->is_bound && !tp_values_are_of(l, a.worker, a.run))
+    if (l->is_bound && !tp_fleet_streams(l, a.worker, a.run))
         return; /* it ran elsewhere, too, or anew, and those values were not taken */
     c->server.losses = 0;
     tp_fleet_adapt(c, l);

@@ -60,11 +60,6 @@ static bool read_values(cluster *c, flight *l, const tp_part *head, const char *
     return is_right;
 }
 
-bool tp_values_are_of(const flight *l, const uint8_t *by, uint64_t run)
-{
-    return run == l->streamer_run && memcmp(by, l->streamer, sizeof l->streamer) == 0;
-}
-
 void tp_values_take(cluster *c, const tp_nats_event *e)
 {
     tp_part head;
@@ -75,7 +70,7 @@ void tp_values_take(cluster *c, const tp_nats_event *e)
     memcpy(&head, e->data, sizeof head);
     flight *l = tp_fleet_find(c, head.chunk, head.sending);
     if (!l || !l->slice->work.terms->streams ||
-        (l->is_bound && !tp_values_are_of(l, head.worker, head.run))) {
+        (l->is_bound && !tp_fleet_streams(l, head.worker, head.run))) {
         tp_nats_publish(&c->server.nats, e->reply, NULL, "over", 4);
         return;
     }

@@ -5,9 +5,6 @@
 
 #include "cluster/coordinator/fleet.h"
 
-/* Is that the run of the flight's item whose values are taken (is_bound)? */
-bool tp_values_are_of(const flight *l, const uint8_t *by, uint64_t run);
-
 /* A worker says what values there are of an item. May end the flight's slice. */
 void tp_values_take(cluster *c, const tp_nats_event *e);
 
