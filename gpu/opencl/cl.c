@@ -268,6 +268,14 @@ void tp_cl_close(tp_cl *cl)
     free(cl);
 }
 
+bool tp_cl_has_run(const tp_cl *cl, cl_event event)
+{
+    cl_int status = CL_COMPLETE; /* below 0: it has failed */
+    return cl->GetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status,
+                            NULL) != CL_SUCCESS ||
+           status <= CL_COMPLETE;
+}
+
 int tp_cl_fail(tp_error *err, const tp_cl_device *device, const char *what, cl_int rc)
 {
     return tp_error_set(err, TP_ESYS, "%s: %s failed: %s (%d)", device->name, what,

@@ -91,4 +91,7 @@ const char *tp_cl_error_name(cl_int code);
 /* Sets err: `what` ("copying to the device") failed with `rc` on that device. Returns -1. */
 int tp_cl_fail(tp_error *err, const tp_cl_device *device, const char *what, cl_int rc);
 
+/* Has the command of that event run, or failed? True also when the driver has forgotten it. */
+bool tp_cl_has_run(const tp_cl *cl, cl_event event);
+
 #endif

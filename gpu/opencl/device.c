@@ -54,11 +54,7 @@ static void note_fresh(tp_queue *q, tp_program *p)
 
 static bool has_run(const tp_queue *q)
 {
-    /* COMPLETE also for an event that the driver has forgotten; below 0: it has failed */
-    cl_int status = CL_COMPLETE;
-    return q->open.cl->GetEventInfo(q->last, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status,
-                                    &status, NULL) != CL_SUCCESS ||
-           status <= CL_COMPLETE;
+    return tp_cl_has_run(q->open.cl, q->last);
 }
 
 static void forget_last(tp_queue *q)

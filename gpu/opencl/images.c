@@ -1,4 +1,5 @@
-/* images.c: images and samplers by hand. lua/tidepool/device/image.lua checks what is asked for. */
+/* images.c: images and samplers by hand. lua/tidepool/device/images.lua checks what is asked
+ * for. */
 #include "opencl/images.h"
 
 #include <stdlib.h>

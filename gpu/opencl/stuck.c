@@ -32,15 +32,6 @@ static unsigned index_of(const tp_cl_worker *w)
     return w->runner.queue.open.index;
 }
 
-/* Locked by the engine's lock. */
-static bool has_run(const tp_lost *l)
-{
-    cl_int status = CL_COMPLETE; /* below 0: it has failed */
-    return l->cl->GetEventInfo(l->event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status,
-                               NULL) != CL_SUCCESS ||
-           status <= CL_COMPLETE;
-}
-
 /* ---- what was left ---- */
 
 void tp_opencl_lose(tp_executor *ex, const tp_open_device *open, tp_ref *queue, cl_event event,
@@ -73,7 +64,7 @@ unsigned tp_cl_pool_count_lost(const tp_cl_pool *p)
 {
     unsigned n = 0;
     for (const tp_lost *l = p->lost; l; l = l->next)
-        n += !has_run(l);
+        n += !tp_cl_has_run(l->cl, l->event);
     return n;
 }
 
@@ -84,7 +75,7 @@ static bool is_at_rest(const tp_cl_pool *p, const tp_life *life)
         if (w->left == life && !w->has_ended)
             return false;
     for (const tp_lost *l = p->lost; l; l = l->next)
-        if (l->life == life && !has_run(l))
+        if (l->life == life && !tp_cl_has_run(l->cl, l->event))
             return false;
     return true;
 }
@@ -111,7 +102,7 @@ static tp_cl_worker *take_workers(tp_cl_pool *p)
 static bool take_lost(tp_cl_pool *p, tp_lost *taken)
 {
     for (tp_lost **at = &p->lost, *l; (l = *at); at = &l->next)
-        if (has_run(l)) {
+        if (tp_cl_has_run(l->cl, l->event)) {
             *taken = *l;
             *at = l->next;
             atomic_fetch_sub_explicit(&l->life->given_up, 1, memory_order_relaxed);
@@ -208,7 +199,7 @@ static int find_doubt(const tp_cl_pool *p, unsigned device)
         if (hangs(w) && is_in_doubt(w->runner.queue.open.cl, index_of(w), w->passed, device))
             return (int)index_of(w);
     for (const tp_lost *l = p->lost; l; l = l->next)
-        if (!has_run(l) && is_in_doubt(l->cl, l->device, l->passed, device))
+        if (!tp_cl_has_run(l->cl, l->event) && is_in_doubt(l->cl, l->device, l->passed, device))
             return (int)l->device;
     return -1;
 }
@@ -230,7 +221,7 @@ static bool hangs_itself(const tp_cl_pool *p, unsigned device, bool all)
     unsigned serving = 0, idle = 0, wanted = 0, given_up = 0;
     bool has_left = false, is_hung = p->hung >> device & 1;
     for (const tp_lost *l = p->lost; l; l = l->next)
-        if (l->device == device && !(l->passed >> device & 1) && !has_run(l))
+        if (l->device == device && !(l->passed >> device & 1) && !tp_cl_has_run(l->cl, l->event))
             return true;
     for (const tp_cl_worker *w = p->workers; w; w = w->next) {
         if (index_of(w) != device)

@@ -61,17 +61,9 @@ static void CL_CALLBACK end_wait(cl_event event, cl_int status, void *user)
     tp_ref_drop(w);
 }
 
-static bool has_run(const tp_cl *cl, cl_event event)
-{
-    cl_int status = CL_COMPLETE; /* below 0: it has failed */
-    return cl->GetEventInfo(event, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status,
-                            NULL) != CL_SUCCESS ||
-           status <= CL_COMPLETE;
-}
-
 void tp_waiter_wait_for(tp_waiter *w, const tp_cl *cl, cl_command_queue queue, cl_event event)
 {
-    if (w->is_unused || has_run(cl, event))
+    if (w->is_unused || tp_cl_has_run(cl, event))
         return;
     w->is_over = false; /* the driver does not have it */
     tp_ref_hold(w);
@@ -84,7 +76,7 @@ void tp_waiter_wait_for(tp_waiter *w, const tp_cl *cl, cl_command_queue queue, c
     uv_mutex_lock(&w->lock);
     while (!w->is_over && !had_run) {
         uint64_t until = uv_hrtime() + ASK_NS;
-        bool is_late = has_run(cl, event);
+        bool is_late = tp_cl_has_run(cl, event);
         while (!w->is_over && uv_cond_timedwait(&w->called, &w->lock, ASK_NS) == 0 &&
                uv_hrtime() < until)
             ;
@@ -107,7 +99,7 @@ bool tp_wait_patiently(const tp_cl *cl, cl_event event, bool (*is_given_up)(void
                        void *user)
 {
     uint64_t began = uv_hrtime(), asked = began;
-    while (!has_run(cl, event)) {
+    while (!tp_cl_has_run(cl, event)) {
         uint64_t now = uv_hrtime();
         if (now - began < SPIN_NS) {
             sched_yield();

@@ -200,10 +200,8 @@ static int l_program_new(lua_State *L)
     tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
     tp_error err = { 0 };
     char *log = NULL;
-    if (!tp_host_is_usable(get_context(L)->host)) {
-        tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
+    if (!tp_core_is_usable(get_context(L)->host, &err))
         return tp_core_push_message(L, &err);
-    }
     unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
     const char *source = luaL_checkstring(L, 2), *options = luaL_checkstring(L, 3),
                *name = luaL_checkstring(L, 4);
@@ -240,10 +238,8 @@ static int l_program_promise(lua_State *L)
 {
     tp_executor *ex = tp_host_executor(get_context(L)->host, tp_exec_opencl.name);
     tp_error err = { 0 };
-    if (!tp_host_is_usable(get_context(L)->host)) {
-        tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
+    if (!tp_core_is_usable(get_context(L)->host, &err))
         return tp_core_push_message(L, &err);
-    }
     unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
     const char *source = luaL_checkstring(L, 2), *options = luaL_checkstring(L, 3),
                *name = luaL_checkstring(L, 4), *function = luaL_checkstring(L, 5);
@@ -462,19 +458,13 @@ static int l_launcher_close(lua_State *L)
 
 tp_queue *tp_core_check_queue(lua_State *L, int index)
 {
-    if (!tp_host_is_usable(get_context(L)->host)) {
-        lua_pushliteral(L, "Tidepool is not usable after fork, in the child");
+    tp_error err;
+    tp_error_clear(&err);
+    if (!tp_core_is_usable(get_context(L)->host, &err)) {
+        lua_pushstring(L, err.message);
         lua_error(L);
     }
     return tp_core_check_ref(L, index, &tp_queue_type);
-}
-
-static int push_true_or(lua_State *L, int rc, const tp_error *err)
-{
-    if (rc)
-        return tp_core_push_message(L, err);
-    lua_pushboolean(L, 1);
-    return 1;
 }
 
 /* tp_queue.is_given_up and tp_mover.is_given_up: after Ctrl-C, which is taken here, so that the
@@ -508,9 +498,7 @@ static int l_queue_new(lua_State *L)
     unsigned device = (unsigned)luaL_checkinteger(L, 1) - 1;
     tp_error err = { 0 };
     tp_queue *q;
-    if (!tp_host_is_usable(ctx->host))
-        tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
-    else if (tp_queue_open(&q, ex, device, &err) == 0) {
+    if (tp_core_is_usable(ctx->host, &err) && tp_queue_open(&q, ex, device, &err) == 0) {
         /* the context lives as long as the state, which owns the queue */
         q->is_given_up = is_given_up;
         q->user = ctx;
@@ -540,7 +528,7 @@ static int l_queue_finish(lua_State *L)
 {
     tp_error err = { 0 };
     int rc = tp_queue_finish(tp_core_check_queue(L, 1), &err);
-    return push_true_or(L, rc, &err);
+    return tp_core_push_true_or(L, rc, &err);
 }
 
 /* core.queue.follow(queue, other) -> true, or nil and a message: see tp_queue_follow */
@@ -548,7 +536,7 @@ static int l_queue_follow(lua_State *L)
 {
     tp_error err = { 0 };
     int rc = tp_queue_follow(tp_core_check_queue(L, 1), tp_core_check_queue(L, 2), &err);
-    return push_true_or(L, rc, &err);
+    return tp_core_push_true_or(L, rc, &err);
 }
 
 /* core.buffer.new(queue, bytes, memory, offset) -> buffer, and whether it has memory of its own, or
@@ -591,7 +579,7 @@ static int l_buffer_present(lua_State *L)
     tp_error err = { 0 };
     int rc = tp_buffer_present(tp_core_check_queue(L, 1), tp_core_check_ref(L, 2, &tp_buffer_type),
                                tp_core_check_memory(L, 3), (tp_type)luaL_checkinteger(L, 4), &err);
-    return push_true_or(L, rc, &err);
+    return tp_core_push_true_or(L, rc, &err);
 }
 
 /* core.buffer.bring_home(memory) -> true, or nil and a message: the array's elements are in host
@@ -603,7 +591,7 @@ static int l_buffer_bring_home(lua_State *L)
     int rc = tp_copies_bring_array_home(tp_core_check_memory(L, 1), &me, &err);
     if (rc && err.code == TP_ETIMEOUT)
         return tp_core_push_given_up(L, &err);
-    return push_true_or(L, rc, &err);
+    return tp_core_push_true_or(L, rc, &err);
 }
 
 static size_t check_size(lua_State *L, int index)
@@ -646,7 +634,7 @@ static int l_buffer_read(lua_State *L)
     int rc = tp_buffer_read(tp_core_check_queue(L, 1), b, at, to, size,
                             (tp_type)luaL_checkinteger(L, 7), &err);
     tp_array_touch(tp_core_check_memory(L, 4));
-    return push_true_or(L, rc, &err);
+    return tp_core_push_true_or(L, rc, &err);
 }
 
 /* core.buffer.write(queue, buffer, at, memory, offset, bytes) -> true, or nil and a message */
@@ -657,7 +645,7 @@ static int l_buffer_write(lua_State *L)
     const char *from = check_transfer(L, &b, &at, &size);
     tp_error err = { 0 };
     int rc = tp_buffer_write(tp_core_check_queue(L, 1), b, at, from, size, &err);
-    return push_true_or(L, rc, &err);
+    return tp_core_push_true_or(L, rc, &err);
 }
 
 /* core.buffer.copy(queue, to, at, from, offset in from, bytes) -> true, or nil and a message */
@@ -667,7 +655,7 @@ static int l_buffer_copy(lua_State *L)
     tp_buffer *to = check_place(L, 2, size, &at), *from = check_place(L, 4, size, &from_at);
     tp_error err = { 0 };
     int rc = tp_buffer_copy(tp_core_check_queue(L, 1), to, at, from, from_at, size, &err);
-    return push_true_or(L, rc, &err);
+    return tp_core_push_true_or(L, rc, &err);
 }
 
 /* core.buffer.fill(queue, buffer, at, bytes, the bytes of one element) -> true, or nil and a
@@ -679,7 +667,7 @@ static int l_buffer_fill(lua_State *L)
     const char *pattern = luaL_checklstring(L, 5, &pattern_size);
     tp_error err = { 0 };
     int rc = tp_buffer_fill(tp_core_check_queue(L, 1), b, at, size, pattern, pattern_size, &err);
-    return push_true_or(L, rc, &err);
+    return tp_core_push_true_or(L, rc, &err);
 }
 
 /* core.buffer.slice(buffer, at, bytes) -> buffer, or nil and a message */

@@ -5,14 +5,6 @@
 #include "codec/codec.h"
 #include "opencl/images.h"
 
-static int push_true_or(lua_State *L, int rc, const tp_error *err)
-{
-    if (rc)
-        return tp_core_push_message(L, err);
-    lua_pushboolean(L, 1);
-    return 1;
-}
-
 /* The memory at `index`, in which `size` bytes begin at the offset behind it. */
 static char *check_elements(lua_State *L, int index, size_t size)
 {
@@ -70,7 +62,7 @@ static int l_image_read(lua_State *L)
     tp_error err = { 0 };
     int rc = tp_buffer_read_image(tp_core_check_queue(L, 1), b, to, &err);
     tp_array_touch(tp_core_check_memory(L, 3));
-    return push_true_or(L, rc, &err);
+    return tp_core_push_true_or(L, rc, &err);
 }
 
 /* core.image.write(queue, image, memory, offset) -> true, or nil and a message */
@@ -80,7 +72,7 @@ static int l_image_write(lua_State *L)
     const char *from = check_elements(L, 3, b->size);
     tp_error err = { 0 };
     int rc = tp_buffer_write_image(tp_core_check_queue(L, 1), b, from, &err);
-    return push_true_or(L, rc, &err);
+    return tp_core_push_true_or(L, rc, &err);
 }
 
 /* core.image.sampler(queue, is normalized, address, is linear) -> an argument for launches, or nil

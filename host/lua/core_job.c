@@ -373,10 +373,8 @@ static int l_job_open(lua_State *L)
     tp_beside beside = { 0 };
     if (!kernel && (kernel = get_kernel(L)))
         beside = open_beside(ctx->host, kernel);
-    if (!tp_host_is_usable(ctx->host)) {
-        tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
+    if (!tp_core_is_usable(ctx->host, &err))
         return push_refusal(L, &err);
-    }
     job_box *box = lua_newuserdata(L, sizeof *box);
     unsigned abilities = tp_host_capabilities(ctx->host, ex->type);
     bool is_apart = get_flag(L, OPTION_apart), shares = abilities & TP_SHARES_MEMORY && !is_apart;

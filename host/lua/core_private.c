@@ -57,6 +57,22 @@ int tp_core_push_message(lua_State *L, const tp_error *err)
     return 2;
 }
 
+bool tp_core_is_usable(const tp_host *host, tp_error *err)
+{
+    if (tp_host_is_usable(host))
+        return true;
+    tp_error_set(err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
+    return false;
+}
+
+int tp_core_push_true_or(lua_State *L, int rc, const tp_error *err)
+{
+    if (rc)
+        return tp_core_push_message(L, err);
+    lua_pushboolean(L, 1);
+    return 1;
+}
+
 int tp_core_push_refusal(lua_State *L, const tp_error *err, tp_failure_kind otherwise)
 {
     tp_core_push_message(L, err);

@@ -64,6 +64,10 @@ void tp_core_register(lua_State *L, const char *name, const luaL_Reg *functions)
 
 /* pushes nil and the message; returns 2 */
 int tp_core_push_message(lua_State *L, const tp_error *err);
+/* false with err set: the process has forked since, and this is the child */
+bool tp_core_is_usable(const tp_host *host, tp_error *err);
+/* pushes true, or that when rc is not 0; returns how many values */
+int tp_core_push_true_or(lua_State *L, int rc, const tp_error *err);
 /* and the failure's kind, see tp_failure_kind_of; returns 3 */
 int tp_core_push_refusal(lua_State *L, const tp_error *err, tp_failure_kind otherwise);
 

@@ -14,8 +14,8 @@ static int l_trace_start(lua_State *L)
     tp_error err = { 0 };
     if (strlen(path) != len)
         tp_error_set(&err, TP_EUSAGE, "the file's name has a zero byte in it");
-    else if (!tp_host_is_usable(host))
-        tp_error_set(&err, TP_EUSAGE, "Tidepool is not usable after fork, in the child");
+    else if (!tp_core_is_usable(host, &err))
+        return tp_core_push_message(L, &err);
     else if (tp_tracer_path(host->tracer))
         tp_error_set(&err, TP_EUSAGE, "%s is being written, and one at a time is possible",
                      tp_tracer_path(host->tracer));
