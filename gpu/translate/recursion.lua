@@ -67,7 +67,7 @@ end
 -- Loops
 
 local function same_name(node, var)
-    while node.tag == "Paren" do node = node.expr end
+    node = trees.bare(node)
     return node.tag == "Name" and node.var == var
 end
 

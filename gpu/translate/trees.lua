@@ -7,6 +7,14 @@ local APART = {
     var = true, vars = true, names = true, params = true, outer = true, assigns = true, static = true, source = true, update = true,
 }
 
+--- The expression that stands in parentheses, or without; nil for nil.
+---@param node table?
+---@return table?
+function trees.bare(node)
+    while node and node.tag == "Paren" do node = node.expr end
+    return node
+end
+
 --- Calls visit(node) for the nodes of a tree, those of functions in it, too, but not for what is in
 -- a node for which it gives true; always in the same order, so that the same function gives the
 -- same text each time, as kept programs need it.

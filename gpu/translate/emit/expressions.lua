@@ -5,6 +5,7 @@
 
 local infer = require "tidepool.translate.infer"
 local emitter = require "tidepool.translate.emit.emitter"
+local trees = require "tidepool.translate.trees"
 local wide = require "tidepool.translate.wide"
 local wides = require "tidepool.translate.emit.wide"
 
@@ -171,7 +172,7 @@ end
 -- The same for a parameter, which is measured once, where the function begins: `wrong` is the mask
 -- of the lanes whose index is wrong, and `has_wrong` whether there is one. nil for other indexes.
 local function measure_parameter(self, node, size, mode, is_checked)
-    while node.tag == "Paren" do node = node.expr end
+    node = trees.bare(node)
     local var = node.tag == "Name" and not infer.static_of(self.inst, node) and node.var
     local known = var and self.inst.is_parameter[var] and not var.assigned and self.inst.vars[var]
     if not known or not known.varies or not self.names[var] or self.inst.states[node] == "nil" then return nil end

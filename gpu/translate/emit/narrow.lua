@@ -6,6 +6,7 @@
 
 local emitter = require "tidepool.translate.emit.emitter"
 local infer = require "tidepool.translate.infer"
+local trees = require "tidepool.translate.trees"
 
 local Emitter, integer_text = emitter.Emitter, emitter.integer_text
 
@@ -46,7 +47,7 @@ end
 -- is known than its text says: it is a captured number, or the length of a captured list, or
 -- lower.lua has bounded it. `range`: what that has found.
 function Emitter:bounds(node, range)
-    while node.tag == "Paren" do node = node.expr end
+    node = trees.bare(node)
     local length = node.tag == "Unop" and self.inst.lengths[node]
     local static = length or infer.static_of(self.inst, node)
     if static and not static.nested and type(static.value) == "number" then

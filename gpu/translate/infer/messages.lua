@@ -4,6 +4,7 @@
 local abi = require "tidepool.base.abi"
 local functions = require "tidepool.translate.infer.functions"
 local statics = require "tidepool.translate.infer.statics"
+local trees = require "tidepool.translate.trees"
 local types = require "tidepool.translate.infer.types"
 local walk = require "tidepool.translate.infer.walk"
 
@@ -19,7 +20,7 @@ local NUMBERS_MAX = abi.KERNEL_DETAILS_MAX
 -- What a node of a message is: "text", which message_pieces takes apart, or "number", which is
 -- computed; nil: neither. Also the node without parentheses.
 local function message_part(inst, node)
-    while node.tag == "Paren" do node = node.expr end
+    node = trees.bare(node)
     local tag = node.tag
     if tag == "Symbol" then return nil, node end
     if tag == "Binop" and node.op == ".." or tag == "Method" and node.name == "format" or string_of(inst, node) then return "text", node end
@@ -42,7 +43,7 @@ local function message_pieces(inst, node, flow, what, pieces)
             what, why)
     end
     local function add_number(at, format)
-        while at.tag == "Paren" do at = at.expr end
+        at = trees.bare(at)
         local static = static_of(inst, at)
         if at.tag == "Number" then
             pieces[#pieces + 1] = format:format(at.value)
@@ -80,7 +81,7 @@ local function message_pieces(inst, node, flow, what, pieces)
         add_number(node.args[1], "%s")
     else
         local template = node.object or node.args[1]
-        while template and template.tag == "Paren" do template = template.expr end
+        template = trees.bare(template)
         local format, used = template and string_of(inst, template), is_method and 0 or 1
         if not format then refuse_message(node, "has a format that is not known beforehand") end
         local at = 1
@@ -100,7 +101,7 @@ local function message_pieces(inst, node, flow, what, pieces)
                 elseif plain == "%s" and message_part(inst, value) == "text" then
                     message_pieces(inst, value, flow, what, pieces)
                 else
-                    while value.tag == "Paren" do value = value.expr end
+                    value = trees.bare(value)
                     local inner = value.tag == "Call" and plain:find "s$" and static_of(inst, value.callee)
                     add_number(inner and inner.value == tostring and value.args[1] or value, plain)
                 end

@@ -4,6 +4,7 @@
 local constants = require "tidepool.translate.constants"
 local arrays = require "tidepool.translate.infer.arrays"
 local functions = require "tidepool.translate.infer.functions"
+local trees = require "tidepool.translate.trees"
 local wide = require "tidepool.translate.wide"
 
 local statics = {}
@@ -82,7 +83,7 @@ function statics.source_of(inst, node)
     local base = static_of(inst, node.object)
     if base then return base, node.key end
     local row, field = node.object, node.key
-    while row.tag == "Paren" do row = row.expr end
+    row = trees.bare(row)
     local list = row.tag == "Index" and (field.tag == "String" or field.tag == "Number") and static_of(inst, row.object)
     if not list or list.nested or type(list.value) ~= "table" or arrays.array_type(list.value) then return end
     local made, key = inst.columns[node], field.value

@@ -2,6 +2,7 @@
 -- can be stored or used as numbers.
 
 local functions = require "tidepool.translate.infer.functions"
+local trees = require "tidepool.translate.trees"
 local wide_rules = require "tidepool.translate.infer.wide"
 local wide = require "tidepool.translate.wide"
 
@@ -75,7 +76,7 @@ end
 
 -- Refuses the use of a parameter that was given no value.
 local function refuse_nil_name(inst, node)
-    while node.tag == "Paren" do node = node.expr end
+    node = trees.bare(node)
     local var = node.tag == "Name" and variable_of(inst, node)
     if not var or inst.states[node] ~= "nil" then return end
     refuse_missing(inst, node, var)
@@ -89,7 +90,7 @@ end
 
 -- How the program calls a value: a name, and fields of it; nil: it is computed.
 local function path_of(node)
-    while node.tag == "Paren" do node = node.expr end
+    node = trees.bare(node)
     if node.tag == "Name" then return node.name end
     local path = node.tag == "Index" and path_of(node.object)
     local key = path and node.key

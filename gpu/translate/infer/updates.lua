@@ -78,7 +78,7 @@ local function changes_anew(inst)
 end
 
 local function without_parens(node)
-    while node.tag == "Paren" do node = node.expr end
+    node = trees.bare(node)
     return node
 end
 

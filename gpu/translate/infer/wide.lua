@@ -2,6 +2,7 @@
 -- advise.
 
 local functions = require "tidepool.translate.infer.functions"
+local trees = require "tidepool.translate.trees"
 local wide = require "tidepool.translate.wide"
 
 local rules = {}
@@ -20,18 +21,13 @@ function rules.is_start(node)
     return v and v >= 0 and v == math.floor(v) and v <= 2 ^ 53 or false
 end
 
-local function bare(node)
-    while node.tag == "Paren" do node = node.expr end
-    return node
-end
-
 ---The name is read by what makes the same of a number and of a 64-bit integer.
-function rules.allow(inst, node) inst.starts[bare(node)] = nil end
+function rules.allow(inst, node) inst.starts[trees.bare(node)] = nil end
 
 ---Two values meet, whose kinds are these.
 function rules.allow_beside(inst, node, kind, other, other_kind, is_comparison)
-    local is_one = WIDE[other_kind] and wide.joined(kind, other_kind) == other_kind and not inst.starts[bare(other)]
-    if is_one or is_comparison and rules.is_start(bare(other)) then rules.allow(inst, node) end
+    local is_one = WIDE[other_kind] and wide.joined(kind, other_kind) == other_kind and not inst.starts[trees.bare(other)]
+    if is_one or is_comparison and rules.is_start(trees.bare(other)) then rules.allow(inst, node) end
 end
 
 ---Refuses what is left of such names: where the first of them is.

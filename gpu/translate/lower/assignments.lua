@@ -299,7 +299,7 @@ end
 -- An index that is the length of the same list plus one.
 local function is_append(L, target, base)
     local key = target.key
-    while key.tag == "Paren" do key = key.expr end
+    key = trees.bare(key)
     if key.tag ~= "Binop" or key.op ~= "+" or key.right.tag ~= "Number" or key.right.value ~= 1 then return false end
     if key.left.tag ~= "Unop" or key.left.op ~= "#" then return false end
     local list = peek(L, key.left.expr)
@@ -308,7 +308,7 @@ end
 
 local function is_last(L, target, base)
     local key = target.key
-    while key.tag == "Paren" do key = key.expr end
+    key = trees.bare(key)
     local list = key.tag == "Unop" and key.op == "#" and peek(L, key.expr)
     return list and base.t == "object" and list.t == "object" and list.storage == base.storage and list.at == base.at
 end

@@ -14,6 +14,7 @@ local places = require "tidepool.translate.lower.places"
 local presence = require "tidepool.translate.lower.presence"
 local scopes = require "tidepool.translate.lower.scopes"
 local symbols = require "tidepool.translate.lower.symbols"
+local trees = require "tidepool.translate.trees"
 local walk = require "tidepool.translate.lower.walk"
 
 local expressions = {}
@@ -216,7 +217,7 @@ function logical(L, node, is_condition)
     end
     if op == "or" and not is_condition then
         local first = node.left
-        while first.tag == "Paren" do first = first.expr end
+        first = trees.bare(first)
         if first.tag == "Or" then return logical(L, reassociated(L, node, first), false) end
         if first.tag == "And" and truth_of(L, first.left) == nil and not is_boolean(first) then return choice(L, node, first) end
         -- `list[i] or 0`: where there is an element, its value

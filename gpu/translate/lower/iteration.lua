@@ -338,7 +338,7 @@ end
 local function loop_over(L, node)
     local given, is_list = iterated(L, node)
     if #node.vars > 2 then refuse(L, node, "'for' with %d names; ipairs and pairs give two values", #node.vars) end
-    while given.tag == "Paren" do given = given.expr end
+    given = trees.bare(given)
     if given.tag == "Table" and #given.items > 0 and given.items[#given.items].value.tag ~= "Vararg" then
         return over_items(L, node, given, is_list)
     end

@@ -24,7 +24,7 @@ function results.scan(L, info, def)
     local is_table, marks = {}, L.result_symbols[def] or {}
     L.result_symbols[def] = marks
     local function makes_table(node)
-        while node.tag == "Paren" do node = node.expr end
+        node = trees.bare(node)
         if node.tag == "Call" and node.callee.tag == "Name" and node.callee.name == "setmetatable" then return true end
         return node.tag == "Table" or node.tag == "Name" and is_table[node.var] or false
     end

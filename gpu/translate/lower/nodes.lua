@@ -8,6 +8,7 @@
 local builtins = require "tidepool.translate.builtins"
 local classes = require "tidepool.translate.lower.classes"
 local ranges = require "tidepool.translate.lower.ranges"
+local trees = require "tidepool.translate.trees"
 
 local nodes = {}
 
@@ -244,8 +245,8 @@ function nodes.mark(L) return { asides = L.asides, context = L.context } end
 
 -- Are two expressions of a text the same, without calls in them?
 local function is_same(a, b)
-    while a.tag == "Paren" do a = a.expr end
-    while b.tag == "Paren" do b = b.expr end
+    a = trees.bare(a)
+    b = trees.bare(b)
     if a.tag ~= b.tag then return false end
     if a.tag == "Name" then return a.var == b.var and a.name == b.name end
     if a.tag == "Number" or a.tag == "String" then return a.value == b.value end

@@ -14,6 +14,7 @@ local scopes = require "tidepool.translate.lower.scopes"
 local statics = require "tidepool.translate.lower.statics"
 local symbols = require "tidepool.translate.lower.symbols"
 local texts = require "tidepool.translate.lower.texts"
+local trees = require "tidepool.translate.trees"
 local walk = require "tidepool.translate.lower.walk"
 
 local find, make_list = classes.find, classes.make_list
@@ -42,7 +43,7 @@ local equality_of_tables
 local function is_read_last(L, node)
     if node.op == ".." then return false end
     local left = node.left
-    while left.tag == "Paren" do left = left.expr end
+    left = trees.bare(left)
     local var = left.tag == "Name" and left.var
     if not var or not var.assigned or var.def ~= L.context.def then return false end
     local known = lookup(L, var)

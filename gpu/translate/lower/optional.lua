@@ -22,11 +22,6 @@ local each_node, each_statement = trees.each_node, trees.each_statement
 ---------------------------------------------------------------------------------------------------
 -- Texts
 
-local function bare(node)
-    while node.tag == "Paren" do node = node.expr end
-    return node
-end
-
 local function has_break(list)
     local found = false
     each_statement(list, function(node) found = found or node.tag == "Break" end)
@@ -88,7 +83,7 @@ local function is_byte(fn, node)
     elseif node.tag ~= "Method" or node.name ~= "byte" then
         return false
     end
-    of = of and bare(of)
+    of = trees.bare(of)
     return of ~= nil and index ~= nil and index.tag ~= "Number" and (of.tag == "String" or type((static_of(fn, of))) == "string"
         or of.tag == "Name" and not select(2, static_of(fn, of)))
 end
@@ -106,7 +101,7 @@ end
 -- May the expression be nil in some lanes: as a result or a local (true), or since it is an element
 -- that may not be there ("element")?
 function optional.is_optional(L, fn, def, node)
-    node = bare(node)
+    node = trees.bare(node)
     if node.tag == "Nil" then return true end
     if node.tag == "Name" then return node.var ~= nil and locals_of(L, fn, node.var.def)[node.var] or false end
     if node.tag == "Or" then return optional.is_optional(L, fn, def, node.left) and optional.is_optional(L, fn, def, node.right) end
@@ -158,7 +153,7 @@ function optional.asked(L, fn, def)
     asked = {}
     L.asked[def] = asked
     local function note(node)
-        node = bare(node)
+        node = trees.bare(node)
         if node.tag == "Name" and node.var and node.var.def == def then asked[node.var] = true end
     end
     each_node(def.body, function(node)

@@ -16,6 +16,7 @@ local sets = require "tidepool.translate.lower.sets"
 local statics = require "tidepool.translate.lower.statics"
 local symbols = require "tidepool.translate.lower.symbols"
 local texts = require "tidepool.translate.lower.texts"
+local trees = require "tidepool.translate.trees"
 local walk = require "tidepool.translate.lower.walk"
 
 local presence = {}
@@ -55,7 +56,7 @@ local function text_and_index(L, node)
     elseif node.tag ~= "Method" or node.name ~= "byte" then
         return
     end
-    while of and of.tag == "Paren" do of = of.expr end
+    of = trees.bare(of)
     return of and text_of(of.tag == "String" and scalar(of) or peek(L, of)), args
 end
 
@@ -75,7 +76,7 @@ end
 -- The table that an expression stands for, of which an element may not be there; evaluated, if it
 -- is an element itself. nil of others.
 local function base_of(L, node)
-    while node.tag == "Paren" do node = node.expr end
+    node = trees.bare(node)
     local known = peek(L, node)
     if known or node.tag ~= "Index" then return known and not known.flag and known or nil end
     local outer = base_of(L, node.object)
@@ -165,7 +166,7 @@ end
 -- computed: whether there is one, a condition, and its value, which has no meaning where there is
 -- none. nil of others.
 local function presence_of(L, node)
-    while node.tag == "Paren" do node = node.expr end
+    node = trees.bare(node)
     if node.tag == "Name" then
         local known = node.var and scopes.lookup(L, node.var)
         if known and known.t == "chooser" then

@@ -6,6 +6,7 @@ local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
 local statics = require "tidepool.translate.lower.statics"
 local symbols = require "tidepool.translate.lower.symbols"
+local trees = require "tidepool.translate.trees"
 
 local scopes = {}
 
@@ -141,7 +142,7 @@ end
 --- nil of a further result of a call.
 function scopes.is_named(node, value)
     if value.t ~= "object" then return false end
-    while node and node.tag == "Paren" do node = node.expr end
+    node = trees.bare(node)
     if value.is_named or node and (node.tag == "Name" or node.tag == "Index") then return true end
     local storage = value.storage
     while storage do
