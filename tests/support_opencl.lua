@@ -265,6 +265,15 @@ function Device:difference(fn, exact, translation, options)
     return trouble
 end
 
+--- A function that makes specs which need a device that this file can use (see devices.specs), and
+--- that device; nil where there is none.
+---@return function on_device
+---@return table? device
+function opencl.specs(it, pending)
+  local device, no_device = opencl.open()
+  return require "tests.support_device".specs(it, pending, device, no_device), device
+end
+
 --- A function for specs that compare functions of two numbers with plain Lua, in the scalar and the
 --- vector form: same(what, ...).
 ---@param on_device function  see devices.specs

@@ -3,14 +3,12 @@
 
 package.path = "tests/?.lua;" .. package.path
 local tidepool = require "tidepool" -- first, as users do
-local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
 local assert_ = getfenv(0).assert -- `assert` is busted's here
 
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending)
 
 local SPECIAL = { 0, -0.0, 1, -1, 1.5, 2, 3, 19, 20, 21, 2 ^ 31, -2 ^ 31, 2 ^ 32 + 1, 2 ^ 53, 1e300, -1e300, 5e-324, 1 / 0, -1 / 0, 0 / 0 }
 

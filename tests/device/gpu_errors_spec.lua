@@ -2,13 +2,11 @@
 --- them. (not stock: the same code runs there.)
 
 require "tidepool" -- it brings what the translator needs
-local devices = require "tests.support_device"
 local opencl = require "tests.support_opencl"
 local tidepool = require "tidepool"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending)
 
 local lua_assert = getfenv(0).assert -- `assert` is busted's here
 local app = tidepool.App()

@@ -2,12 +2,10 @@
 -- those that tests/fuzz/translate_fuzz.lua makes, which by hand tries any number.
 
 require "tidepool" -- it brings what the translator needs
-local devices = require "tests.support_device"
 local fuzz = require "tests.fuzz.translate_fuzz"
 local opencl = require "tests.support_opencl"
 
-local device, no_device = opencl.open()
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending)
 
 describe("A Lua function made at random", function()
   on_device("gives on a device what it gives in plain Lua, in both forms", function()

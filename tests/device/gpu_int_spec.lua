@@ -12,8 +12,7 @@ local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending)
 local on_any = devices.on_device(it, pending)
 
 local LEAST = -0x7fffffffffffffffLL - 1

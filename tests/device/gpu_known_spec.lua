@@ -5,12 +5,11 @@
 
 package.path = "tests/?.lua;" .. package.path
 require "tidepool" -- first, as users do
-local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
-local same = opencl.same(devices.specs(it, pending, device, no_device), device)
+local on_device, device = opencl.specs(it, pending)
+local same = opencl.same(on_device, device)
 
 local function refusal(fn)
   local fine, why = pcall(translate, fn, { lanes = 8, name = "f", inputs = { "double", "double" } })

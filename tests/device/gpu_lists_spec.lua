@@ -4,13 +4,11 @@
 
 package.path = "tests/?.lua;" .. package.path
 require "tidepool" -- first, as users do
-local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local support = require "tests.support"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending)
 
 --- Specs that compare functions of two numbers, in both forms, and in the one for processors only
 --- where what is translated is the same.

@@ -4,12 +4,10 @@
 
 package.path = "tests/?.lua;" .. package.path
 require "tidepool" -- first, as users do
-local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending)
 local assert_ = getfenv(0).assert -- `assert` is busted's here
 
 --- A spec that compares functions of two numbers.

@@ -8,8 +8,7 @@ local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending)
 
 --- A spec that compares functions of two numbers; `limit`: their recursion_limit.
 local function same(what, limit, ...) opencl.same(on_device, device, limit)(what, ...) end

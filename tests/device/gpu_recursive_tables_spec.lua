@@ -5,12 +5,10 @@
 
 package.path = "tests/?.lua;" .. package.path
 require "tidepool" -- first, as users do
-local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending)
 
 local XS, YS = {}, {}
 for i = 0, 63 do XS[i + 1], YS[i + 1] = math.floor(i / 8), i % 8 end

@@ -11,8 +11,7 @@ local support = require "tests.support"
 local sixty = require "sixty"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending)
 
 --- Those that no device runs, and what their refusal says.
 local REFUSED = {

@@ -6,13 +6,11 @@ package.path = "tests/?.lua;" .. package.path
 require "tidepool" -- first, as users do
 local bit = require "bit"
 local ffi = require "ffi"
-local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local tidepool = require "tidepool"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending)
 local same = opencl.same(on_device, device)
 local band, bxor, lshift, rshift, tobit = bit.band, bit.bxor, bit.lshift, bit.rshift, bit.tobit
 local sqrt, floor = math.sqrt, math.floor

@@ -4,14 +4,12 @@
 
 package.path = "tests/?.lua;" .. package.path
 local tidepool = require "tidepool" -- first, as users do
-local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
 local assert_ = getfenv(0).assert -- `assert` is busted's here
 
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending)
 
 local function same(what, ...)
   local functions = { ... }

@@ -12,7 +12,6 @@ end
 local lua_assert = getfenv(0).assert   -- `assert` is busted's here
 local ffi = require "ffi"
 local bit = require "bit"
-local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local tidepool = require "tidepool" -- first, as users do: it puts functions of its own into `math`, which the translator knows by what they are
 local parse = require "tidepool.translate.parse"
@@ -20,10 +19,7 @@ local source = require "tidepool.translate.source"
 local translate = require "tidepool.translate.translate".translate
 local random = require "tidepool.translate.random"
 
-local device, no_device = opencl.open()
-
--- A test that needs a device.
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending) -- a test that needs a device
 
 local ulps = opencl.ulps
 

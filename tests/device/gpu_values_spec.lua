@@ -12,14 +12,10 @@ end
 
 require "tidepool" -- it brings what the translator needs
 local ffi = require "ffi"
-local devices = require "tests.support_device"
 local opencl = require "support_opencl"
 local translate = require "tidepool.translate.translate".translate
 
-local device, no_device = opencl.open()
-
--- A test that needs a device.
-local on_device = devices.specs(it, pending, device, no_device)
+local on_device, device = opencl.specs(it, pending) -- a test that needs a device
 
 -- Units in the last place between two doubles; NaN equals NaN, and 0 is not -0.
 local function ulps(a, b)
