@@ -295,9 +295,11 @@ end
 
 --- Reads more inputs into the job if there is room; true when some may have been read. In a task,
 --- and for C, this takes some 5 ms at most; the rest is read between the turns of others.
-function Results:_feed()
+--- `is_polling`: results of other maps that are not there yet are not waited for.
+function Results:_feed(is_polling)
   if self.has_all_inputs or self.is_feeding then return false end
   local job, source = self.job, self.source
+  source.is_polled = is_polling or false
   local room = core.job.room(job)
   if room == 0 then return false end
   self.is_feeding = true
@@ -502,8 +504,8 @@ end
 --- Waits for the next block of results and opens it; or returns at once when the open one is not
 --- read to its end. Returns "block"; or "failure", its index and the failure that takes its place;
 --- or nothing at the end; or, with no_wait, "later" instead of waiting. Raises what ends the map.
---- `is_reducing`: the caller can take what was reduced elsewhere.
-function Results:_advance(no_wait, is_reducing)
+--- `is_reducing`: the caller can take what was reduced elsewhere; `is_polling`: see _feed.
+function Results:_advance(no_wait, is_reducing, is_polling)
   if self.place then forget_place(self) end
   if self.over then self.over.restart, self.over = false, false end -- these read the others
   if not no_wait then loop.give_way() end
@@ -523,7 +525,7 @@ function Results:_advance(no_wait, is_reducing)
   local has_waited = false
   while true do
     local job = self.job
-    local has_fed = self:_feed()
+    local has_fed = self:_feed(is_polling)
     -- the iterator of the inputs has cancelled this map
     if self.job ~= job then return self:_advance(no_wait) end
     if self.watch then progress.step(has_waited) end
@@ -1081,7 +1083,7 @@ end
 --- Is everything run, with nothing to report but results, so that these can wait to be read, or be
 --- dropped?
 function Results:_is_quietly_done()
-  if not self:done() then return false end
+  if not self:_has_run() then return false end
   local counts, settings = core.job.counts(self.job), self.settings
   return (counts.failed == 0 or settings.return_exceptions) and not (counts.retried > 0 and settings.on_retry)
 end
@@ -1104,7 +1106,7 @@ end
 
 --- For spawned.keep.
 function Results:_tidy()
-  if not self:done() then return end
+  if not self:_has_run() then return end
   if self:_is_quietly_done() then
     self:_rest()
   elseif not handle_of[self] then
@@ -1143,12 +1145,22 @@ function Results:cancel()
   end
 end
 
---- Are all results there, so that reading them would not wait? Does not block.
----@return boolean
-function Results:done()
+--- Have all inputs been run?
+function Results:_has_run()
   if not self.job then return true end
   local counts = core.job.counts(self.job)
   return counts.has_all and counts.finished == counts.pushed
+end
+
+--- Are all results there, so that reading them would not wait? Does not block. Inputs that an
+--- iterator gives are read on here, so that who asks again and again comes to the end. Of a map
+--- with more inputs than its window: is that full of results, so that nothing more runs before
+--- some are read?
+---@return boolean
+function Results:done()
+  if self.job and not self.is_cancelled then self:_feed(true) end
+  if not self.job or self.is_cancelled then return true end
+  return self:_has_run() or not self.is_feeding and core.job.is_idle(self.job)
 end
 
 --- Counts, without blocking: { total = inputs or nil, done, failed, running, taken, retried };

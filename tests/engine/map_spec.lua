@@ -240,6 +240,86 @@ describe("Results", function()
     assert.is_true(results:done())
   end)
 
+  -- Nothing else happens here between two looks: no turn of the loop, no sleep of ours.
+  local function is_done_in_the_end(results)
+    local until_s = support.now() + 120
+    repeat
+      if results:done() then return true end
+    until support.now() > until_s
+    return false
+  end
+
+  it("are done in the end for who asks again and again, whatever gives the inputs", function()
+    local add = app:func(function(x, y) return x + (y or 0) end)
+    local fails = app:func(function(x) return x == 2 and error "two" or x end)
+    local function slow(n)
+      local i = 0
+      return function()
+        sleep(0.002)
+        i = i + 1
+        return i <= n and i or nil
+      end
+    end
+    local cases = {
+      ["results of a map"] = { square:map(square:map { 1, 2, 3 }), { 1, 16, 81, n = 3 } },
+      ["with options"] = { square:map(square:map({ 1, 2, 3 }, { window = 2 }), { return_exceptions = true }), { 1, 16, 81, n = 3 } },
+      ["of a map of a map"] = { square:map(square:map(square:map { 1, 2 })), { 1, 256, n = 2 } },
+      ["of two maps"] = { add:map(square:map { 1, 2, 3 }, square:map { 5, 6, 7 }), { 26, 40, 58, n = 3 } },
+      ["beside a list"] = { add:map({ 1, 2, 3 }, square:map { 5, 6, 7 }), { 26, 38, 52, n = 3 } },
+      ["with values in the place of failures"] = {
+        square:map(fails:map({ 1, 2, 3 }, { on_error = function() return 5 end })), { 1, 25, 9, n = 3 },
+      },
+      ["of a starmap"] = { add:starmap(app:func(function(x) return { x, x } end):map { 1, 2 }), { 2, 4, n = 2 } },
+      ["a slow iterator"] = { square:map(slow(3)), { 1, 4, 9, n = 3 } },
+      ["more than the window"] = { square:map(slow(5), { window = 2 }), { 1, 4, 9, 16, 25, n = 5 } },
+    }
+    for name, case in pairs(cases) do
+      assert.is_true(is_done_in_the_end(case[1]), name)
+      assert.same(case[2], case[1]:list(), name)
+    end
+    for name, results in pairs {
+      ["a failure"] = fails:map(slow(3)), ["a failure of the inner map"] = square:map(fails:map { 1, 2, 3 }),
+      ["a failure of the iterator"] = square:map(function() error "two" end),
+    } do
+      assert.is_true(is_done_in_the_end(results), name)
+      contains(tostring(failure_of(results.list, results)), "two")
+    end
+    local cancelled = square:map(slow(3))
+    cancelled:cancel()
+    assert.is_true(cancelled:done())
+  end)
+
+  it("do not wait for the results that are their inputs when they are asked whether they are done", function()
+    local path = support.temp_path()
+    local gate = app:func(function(x)
+      wait_for(path)
+      return x
+    end)
+    local results
+    tidepool.async(function() -- which begins to read inputs beside us
+      results = square:map(gate:map { 2, 3 })
+      assert.is_false(results:done())
+      assert.is_false(results:done())
+      note(path, "go")
+      assert.same({ 4, 9, n = 2 }, results:list())
+    end):get()
+    path = support.temp_path()
+    local slow = app:func(function(x)
+      if x == 3 then wait_for(path) end
+      return x
+    end)
+    local add = app:func(function(x, y) return x + y end)
+    -- the first input takes so long to read that the map returns before it asks for the second
+    results = add:map(slow:map { 1, 3 }, function()
+      sleep(0.01)
+      return 1
+    end)
+    for _ = 1, 3 do assert.is_false(results:done()) end
+    note(path, "go")
+    assert.is_true(is_done_in_the_end(results))
+    assert.same({ 2, 4, n = 2 }, results:list())
+  end)
+
   it("count as taken what was read of them", function()
     local results = square:map(tidepool.range(5000))
     for i in results do

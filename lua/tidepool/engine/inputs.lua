@@ -14,6 +14,8 @@
 --   is_grid    the inputs are only these places; has_places: they are left to devices to compute
 --   bytes      how much of inputs and results may wait before no more are read, if it is not the
 --              engine's default
+--   is_polled  (set by whoever calls fill) results of another map that are not there yet are not
+--              waited for: there is nothing to push now
 --   may_pin    those who take the items read this process's memory (set by whoever starts the
 --              map)
 --   fill(source, job, room) -> done, failure, is_idle   pushes up to `room` more inputs to the job,
@@ -169,12 +171,27 @@ local function is_results(value)
   return results and results.of(value) ~= nil
 end
 
---- A function that gives another map's results one after the other.
+--- A function that gives another map's results one after the other, and one that tells whether the
+--- first would not wait.
 local function step_of_results(value, who, position)
   local results = require "tidepool.results"
   local own = results.of(value)
   results.check_unread(("%s: input %d"):format(who, position), value)
-  return function() return drop_index(own()) end
+  local is_held, held = false, nil -- what takes a failure's place
+  local function is_ready()
+    if is_held or own.k < own.n then return true end
+    local what, _, instead = own:_advance(true, false, true)
+    is_held, held = what == "failure", instead
+    return what ~= "later"
+  end
+  local function step()
+    if is_held then
+      is_held = false
+      return true, held
+    end
+    return drop_index(own())
+  end
+  return step, is_ready
 end
 
 --- Is it one of tidepool.lines? Their module is not loaded unless there are some.
@@ -230,7 +247,8 @@ local function length_of(list, who, position)
   return n
 end
 
---- A function that gives the next value of one source among several.
+--- A function that gives the next value of one source among several. For results of another map
+--- also one that tells whether the first would not wait.
 local function stepper(value, who, position)
   if getmetatable(value) == Iterator then return step_of_iter(value) end
   if getmetatable(value) == Constant then
@@ -254,7 +272,9 @@ local function stepper(value, who, position)
   refuse(who, position, value)
 end
 
-local function zipped(steps)
+--- The source of steps that give an argument each. `waits` are those functions of them that tell
+--- whether a step would not wait.
+local function zipped(steps, waits)
   local m, values = #steps, {}
   return stepped.new(function()
     for c = 1, m do
@@ -263,6 +283,11 @@ local function zipped(steps)
       values[c] = value
     end
     return true, unpack(values, 1, m)
+  end, waits[1] and function()
+    for _, is_ready in ipairs(waits) do
+      if not is_ready() then return false end
+    end
+    return true
   end)
 end
 
@@ -335,10 +360,10 @@ function inputs.map(who, given, n)
     end
     return source
   end
-  local steps = {}
-  for c = 1, n do steps[c] = stepper(given[c], who, positions and positions[c] or c) end
-  if n == 1 then return stepped.new(steps[1]) end
-  local source = zipped(steps)
+  local steps, waits = {}, {}
+  for c = 1, n do steps[c], waits[#waits + 1] = stepper(given[c], who, positions and positions[c] or c) end
+  if n == 1 then return stepped.new(steps[1], waits[1]) end
+  local source = zipped(steps, waits)
   source.arguments = n
   return source
 end
@@ -352,7 +377,7 @@ function inputs.starmap(who, items)
     return lines.source(items, true)
   end
   if items ~= nil and is_list(items) then return spread.new(items, length_of(items, who, 1)) end
-  local step, i = stepper(items, who, 1), 0
+  local i, step, is_ready = 0, stepper(items, who, 1)
   return stepped.new(function()
     local has, item = step()
     if not has then return false end
@@ -360,7 +385,7 @@ function inputs.starmap(who, items)
     local ended = spread.trouble_with(item, i)
     if ended then error(ended, 0) end
     return true, unpack(item, 1, item.n or #item)
-  end)
+  end, is_ready)
 end
 
 -- ---- for devices ----

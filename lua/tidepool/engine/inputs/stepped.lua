@@ -92,9 +92,11 @@ local function new_column()
   return column
 end
 
---- The source of step(), which gives true and the arguments, or false at the end.
+--- The source of step(), which gives true and the arguments, or false at the end. is_ready() tells
+--- whether it would not wait, where that can be known.
 ---@param step function
-function stepped.new(step)
+---@param is_ready function?
+function stepped.new(step, is_ready)
   local job -- of the call of fill that runs
   local column = new_column()
   -- how to begin: want is the kind of column, nil for none
@@ -148,20 +150,26 @@ function stepped.new(step)
   end
 
   --- Reads a block of up to `room` inputs, until a time. Returns how many, what the last accept
-  --- returned, and the Failure that ended them.
+  --- returned, and the Failure that ended them; and whether the next one would have to be waited
+  --- for, and nobody wants that.
   local function read_block(room, until_s)
     general, misfits = 0, 0
     if want then column.open(job, want, math.min(room, block)) end
-    local count, more = 0, nil
+    local count, more, is_idle = 0, nil, false
+    local check = source.is_polled and is_ready
     local fine, why = xpcall(function()
       repeat
+        if check and not check() then
+          is_idle = true
+          return
+        end
         more = accept(step())
         count = count + 1
       until not more or count >= room or source.has_waited or ((count < 64 or count % 16 == 0) and is_late(count, until_s))
     end, stepped.trouble)
     learn()
     column.close(job)
-    return count, more, not fine and why or nil
+    return count, more, not fine and why or nil, is_idle
   end
 
   function source.fill(_, into, room)
@@ -169,9 +177,10 @@ function stepped.new(step)
     source.has_waited = false
     local until_s = now() + READ_S
     while room > 0 do
-      local count, more, why = read_block(room, until_s)
+      local count, more, why, is_idle = read_block(room, until_s)
       if why then return true, why end
       if more == false then return true end
+      if is_idle then return false, nil, count == 0 end
       if source.has_waited or now() > until_s then return false end
       room = room - count
     end
