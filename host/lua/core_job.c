@@ -1270,6 +1270,15 @@ static int l_job_busy(lua_State *L)
     return 1;
 }
 
+/* Raises an error at the place that has called coroutine.yield, which is Lua of ours here. */
+static int refuse_emit(lua_State *L, const char *why)
+{
+    luaL_where(L, 2);
+    lua_pushstring(L, why);
+    lua_concat(L, 2);
+    return lua_error(L);
+}
+
 /* core.job.emit(...) -> true when the running item streams: then these were given as values of it,
  * once there was room for them. Raises when they cannot travel, or when nobody wants any more. */
 static int l_job_emit(lua_State *L)
@@ -1289,11 +1298,11 @@ static int l_job_emit(lua_State *L)
     if (w->sink->home)
         b->bytes.home = w->sink->home(w);
     if (tp_encode_with(L, 1, n, n <= 6 ? names : NULL, w->sink->encoding, NULL, &b->bytes, &err))
-        return err.code == TP_EMEMORY ? tp_codec_raise_memory(L) : luaL_error(L, "%s", err.message);
+        return err.code == TP_EMEMORY ? tp_codec_raise_memory(L) : refuse_emit(L, err.message);
     tp_block_add(b);
     ctx->emitting = NULL;
     if (w->sink->emit(w, b))
-        return luaL_error(L, "nobody reads these values any more");
+        return refuse_emit(L, "nobody reads these values any more");
     lua_pushboolean(L, 1);
     return 1;
 }

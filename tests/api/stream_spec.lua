@@ -318,6 +318,7 @@ for _, on in ipairs(executors.that("runs_lua", "streams")) do
           coroutine.yield(tostring(fine) .. " " .. tostring(why))
           coroutine.yield(2, newproxy())
         end)
+        local line = debug.getinfo(1, "l").currentline - 2
         local got = {}
         local failed = support.failure_of(function()
           for v in refused:stream() do got[#got + 1] = v end
@@ -325,7 +326,7 @@ for _, on in ipairs(executors.that("runs_lua", "streams")) do
         assert.equal(1, got[1])
         support.contains(got[2], "false", "value 1: a coroutine cannot travel")
         assert.equal(2, #got)
-        support.contains(failed.message, "value 2: a userdata")
+        support.contains(failed.message, ("stream_spec.lua:%d: value 2: a userdata"):format(line))
       end)
 
       it("gives inputs that run at once their turn without losing values", function()

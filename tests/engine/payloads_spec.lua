@@ -223,6 +223,34 @@ describe("A payload", function()
     contains(got[7].message, ".out", "a userdata")
   end)
 
+  it("that cannot travel back names its function, the function's place, and what in it cannot", function()
+    local line = debug.getinfo(1, "l").currentline
+    local gives = { -- a function a line
+      ["a value"] = { function() return coroutine.create(print) end, "result 1: a coroutine" },
+      ["a second value"] = { function() return 1, coroutine.create(print) end, "result 2: a coroutine" },
+      ["inside of a table"] = { function() return { a = { 1, coroutine.create(print) } } end, "result 1.a[2]: a coroutine" },
+      ["behind results that were columns"] = {
+        function(x) return x < 3 and x or coroutine.create(print) end, "result 1: a coroutine",
+      },
+    }
+    local lines = { ["a value"] = 2, ["a second value"] = 3, ["inside of a table"] = 4, ["behind results that were columns"] = 6 }
+    for _, executor in ipairs { "threads", "processes", "inline" } do
+      for name, case in pairs(gives) do
+        local f = app:func({ executor = executor, name = name }, case[1])
+        local failure = failure_of(function() f:map({ 1, 2, 3 }):list() end)
+        assert.equal("codec", failure.kind)
+        contains(failure.message, ("payloads_spec.lua:%d: %s: %s"):format(line + lines[name], name, case[2]))
+      end
+    end
+    local batched = app:func({ batched = 3, name = "batch" }, function(xs)
+      for i = 1, #xs do xs[i] = coroutine.create(print) end
+      return xs
+    end)
+    contains(failure_of(batched.remote, batched, 1).message, ("payloads_spec.lua:%d: batch: result 1: a coroutine"):format(line + 18))
+    local builtin = app:func({ name = "create" }, coroutine.create)
+    contains(failure_of(builtin.remote, builtin, function() end).message, "create: result 1: a coroutine")
+  end)
+
   it("is read raw: no metamethod of the user runs", function()
     local trap = {
       __index = function() error "__index ran" end,

@@ -73,6 +73,28 @@ static tp_block *new_output(const run *r, const outputs *out, uint32_t end, uint
     return tp_returns_block(returns, w->block->first + w->at, 0);
 }
 
+/* The item's results could not be encoded: it fails with the reason, behind the place of its
+ * function, since no line of it has raised anything. */
+static void refuse_results(run *r, lua_State *L, const tp_error *err)
+{
+    const tp_terms *terms = r->work->terms;
+    tp_failure_kind kind = tp_failure_kind_of(err->code, TP_KIND_CODEC);
+    if (kind == TP_KIND_CODEC) {
+        lua_Debug ar;
+        lua_rawgeti(L, LUA_REGISTRYINDEX, tp_vm_load(r->vm, L, terms->image)->fn);
+        lua_getinfo(L, ">S", &ar);
+        if (ar.linedefined > 0) /* it is no C function */
+            lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.linedefined);
+        else
+            lua_pushliteral(L, "");
+        lua_pushfstring(L, "%s%s: %s", lua_tostring(L, -1), terms->name, err->message);
+        lua_remove(L, -2);
+    } else {
+        lua_pushstring(L, err->message);
+    }
+    tp_vm_fail_item(r, L, kind);
+}
+
 /* The loop could not store the results of item w->at, which are the n values from `first` on.
  * Either they break the promise of `returns`, or they are encoded, as are those of the rest of the
  * work. */
@@ -89,8 +111,7 @@ static void keep_held(run *r, lua_State *L, int first, int n, bool is_promised)
         lua_call(L, 4, 1);
         tp_vm_fail_item(r, L, TP_KIND_ERROR);
     } else if (tp_vm_keep_results(r, L, first, n, &err)) {
-        lua_pushstring(L, err.message);
-        tp_vm_fail_item(r, L, tp_failure_kind_of(err.code, TP_KIND_CODEC));
+        refuse_results(r, L, &err);
     } else {
         w->at++;
     }
@@ -256,8 +277,7 @@ void tp_vm_store_item(run *r, lua_State *L, int first, int n)
         if (store_results(r, L, first, n))
             tp_vm_fail_item(r, L, TP_KIND_ERROR);
     } else if (tp_vm_keep_results(r, L, first, n, &err)) {
-        lua_pushstring(L, err.message);
-        tp_vm_fail_item(r, L, tp_failure_kind_of(err.code, TP_KIND_CODEC));
+        refuse_results(r, L, &err);
     } else {
         w->at++;
     }
