@@ -12,6 +12,7 @@
 #include "lua/core_private.h"
 #include "lua/value.h"
 #include "workers/pool.h"
+#include "workers/vm.h"
 #include "workers/workers.h"
 
 #include <lauxlib.h>
@@ -153,11 +154,20 @@ static int l_is_yieldable(lua_State *L)
     return 1;
 }
 
-/* core.where() -> the position of the user's code that runs, as in error messages: "job.lua:7: ",
- * or "" */
+/* core.where() -> the position of the user's code that runs, as in error messages: "job.lua:7: ".
+ * An item's function that has called ours in a tail call has left no frame: then it is where the
+ * function begins. "" where there is none */
 static int l_where(lua_State *L)
 {
     tp_core_push_place(L);
+    const context *ctx = get_context(L);
+    const tp_work *w = tp_core_work(ctx);
+    lua_Debug ar;
+    if (lua_objlen(L, -1) > 0 || !w || !tp_vm_push_function(ctx->agent->worker.vm, L, w))
+        return 1;
+    lua_getinfo(L, ">S", &ar);
+    if (ar.linedefined > 0) /* it is no C function */
+        lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.linedefined);
     return 1;
 }
 

@@ -416,3 +416,22 @@ describe("The kind of a value", function()
     contains(failure.message, "its result 1 is a userdata")
   end)
 end)
+
+describe("A function of ours that an item calls at its very end", function()
+  it("blames the function of the item, whose line is no longer known", function()
+    local app = tidepool.App "messages"
+    local a = tidepool.array("double", 3)
+    local line = debug.getinfo(1, "l").currentline
+    local fails = {
+      { function() return a:at(9) end, "array:at: " },
+      { function() return a:sum(1) end, "array:sum takes no arguments" },
+      { function() return tidepool.range("x") end, "tidepool.range: expected numbers" },
+    }
+    for _, executor in ipairs { "threads", "processes", "inline" } do
+      for i, case in ipairs(fails) do
+        local f = app:func({ executor = executor, name = "f" }, case[1])
+        contains(failure_of(f.remote, f, 1).message, ("messages_spec.lua:%d: %s"):format(line + 1 + i, case[2]))
+      end
+    end
+  end)
+end)

@@ -161,6 +161,16 @@ loaded *tp_vm_load(tp_vm *vm, lua_State *L, tp_image *image)
     return f;
 }
 
+bool tp_vm_push_function(const tp_vm *vm, lua_State *L, const tp_work *work)
+{
+    for (unsigned i = 0; i < vm->n_cached; i++)
+        if (vm->cache[i].image == work->terms->image && vm->cache[i].fn != LUA_NOREF) {
+            lua_rawgeti(L, LUA_REGISTRYINDEX, vm->cache[i].fn);
+            return true;
+        }
+    return false;
+}
+
 void tp_vm_set_up(tp_vm *vm, lua_State *L, tp_image *image)
 {
     int setups = tp_vm_load(vm, L, image)->setups;

@@ -84,10 +84,13 @@ static void refuse_results(run *r, lua_State *L, const tp_error *err)
         lua_rawgeti(L, LUA_REGISTRYINDEX, tp_vm_load(r->vm, L, terms->image)->fn);
         lua_getinfo(L, ">S", &ar);
         if (ar.linedefined > 0) /* it is no C function */
-            lua_pushfstring(L, "%s:%d: ", ar.short_src, ar.linedefined);
+            lua_pushfstring(L, "%s:%d", ar.short_src, ar.linedefined);
         else
             lua_pushliteral(L, "");
-        lua_pushfstring(L, "%s%s: %s", lua_tostring(L, -1), terms->name, err->message);
+        const char *place = lua_tostring(L, -1); /* the name of a function without one, too */
+        bool is_named = strcmp(place, terms->name) != 0;
+        lua_pushfstring(L, "%s%s%s: %s", place, *place && is_named ? ": " : "",
+                        is_named ? terms->name : "", err->message);
         lua_remove(L, -2);
     } else {
         lua_pushstring(L, err->message);
