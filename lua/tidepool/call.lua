@@ -13,6 +13,7 @@ local spawned = lazy "tidepool.engine.spawned"
 ---@class tidepool.Call
 local Call = {}
 Call.__index = Call
+Call._kept_as = "call" -- for spawned.keep
 check.hints(Call, "a call", "values listeners is_over fine is_cancelled traceback unread_in job gathered f is_read", check.of_futures "call")
 Call.__travels = "a Call cannot travel to a worker: pass what call:get() gives"
 

@@ -29,6 +29,7 @@ local ABSENT = abi.scalar.ABSENT
 ---@overload fun(): integer?, ...: any
 local Results = {}
 Results.__index = Results
+Results._kept_as = "map" -- for spawned.keep
 
 local results = { Results = Results }
 

@@ -24,7 +24,7 @@ end
 
 -- What stock luajit says at the end of a script that has left a call; before what is in the buffer
 -- of stdout, here.
-local dropped = "tidepool: the program has ended before 1 spawned call or map: what is to be waited for, tidepool.loop() waits for\n"
+local dropped = "tidepool: the program has ended before %s: what is to be waited for, tidepool.loop() waits for\n"
 
 local function read(path)
   return assert(support.read_file(path), path)
@@ -236,7 +236,7 @@ target_link_libraries(smallest tidepool::tidepool)
 
   it("and a state that is closed with a map running leaves nothing behind", function()
     local cpath = ("LUA_CPATH='%s/lib/lua/5.1/?.so;;' "):format(at)
-    assert.equal(dropped .. "done\n", run(cpath .. [[timeout 300 luajit -e 'local tidepool = require "tidepool"
+    assert.equal(dropped:format "1 spawned map" .. "done\n", run(cpath .. [[timeout 300 luajit -e 'local tidepool = require "tidepool"
       local f = tidepool.App("t"):func(function(x) return x end)
       local all = f:spawn_map(tidepool.range(1e9))
       all:next()
@@ -275,10 +275,19 @@ target_link_libraries(smallest tidepool::tidepool)
     assert.equal(1, select(2, output:gsub("tidepool:", "")), output) -- of the map, by tidepool.loop
   end)
 
+  it("and of calls, maps and tasks that are left how many there are of each, without those that were cancelled", function()
+    local cpath = ("LUA_CPATH='%s/lib/lua/5.1/?.so;;' "):format(at)
+    assert.equal(dropped:format "1 task, 1 spawned call and 2 spawned maps", run(cpath .. [[timeout 300 luajit -e 'local tidepool = require "tidepool"
+      local f = tidepool.App("t"):func(function(x) while true do end end)
+      local function endless() return 1 end
+      f:spawn_map(endless) f:spawn_map { 1, 2 } f:spawn(1) tidepool.async(tidepool.sleep, 100)
+      f:spawn_map(endless):cancel() f:spawn(2):cancel()']]))
+  end)
+
   it("and a state that is closed does not wait for an item that never ends", function()
     local cpath = ("LUA_CPATH='%s/lib/lua/5.1/?.so;;' "):format(at)
     local started = root .. "/started"
-    assert.equal(dropped .. "done\nended 0\n", run(cpath .. ([[timeout 300 luajit -e 'local tidepool = require "tidepool"
+    assert.equal(dropped:format "1 spawned call" .. "done\nended 0\n", run(cpath .. ([[timeout 300 luajit -e 'local tidepool = require "tidepool"
       local f = tidepool.App("t"):func(function(path) io.open(path, "w"):close() while true do end end)
       f:spawn("%s")
       repeat tidepool.sleep(0.01) until io.open("%s")

@@ -59,12 +59,18 @@ end
 local function tell_dropped()
   for _, x in ipairs(spawned.list()) do x:_tidy() end
   spawned.warn_unread()
-  local pending = {}
+  local kept, pending = { call = 0, map = 0 }, {}
+  for _, x in ipairs(spawned.list()) do
+    if not x.is_cancelled then kept[x._kept_as] = kept[x._kept_as] + 1 end
+  end
   pending[1] = count(loop.tasks(), "task")
-  pending[#pending + 1] = count(spawned.count(), "spawned call or map")
-  if pending[1] then
-    core.io.warn(("tidepool: the program has ended before %s: what is to be waited for, tidepool.loop() waits for\n")
-      :format(table.concat(pending, " and ")))
+  pending[#pending + 1] = count(kept.call, "spawned call")
+  pending[#pending + 1] = count(kept.map, "spawned map")
+  local last = table.remove(pending)
+  if last then
+    local others = table.concat(pending, ", ")
+    core.io.warn(("tidepool: the program has ended before %s%s: what is to be waited for, tidepool.loop() waits for\n")
+      :format(others == "" and "" or others .. " and ", last))
   end
   local results = loaded["tidepool.results"]
   if results then results.tell_unread(true) end

@@ -46,7 +46,7 @@ end
 
 --- Remembers x until spawned.drop, so that nobody needs to hold a handle. x has the methods
 --- _finish(), which waits for its end, and _tidy(), which drops x when it is over, after doing what
---- is left to do then, without waiting.
+--- is left to do then, without waiting; _kept_as is what it is called: "call" or "map".
 function spawned.keep(x)
   local list = list_of_here()
   if not list then return end
@@ -193,12 +193,6 @@ end
 --- The first thing of the script that is remembered.
 function spawned.first()
   return first_of(script)
-end
-
---- How many things of the script are remembered.
----@return integer
-function spawned.count()
-  return script.n
 end
 
 loop.set_spawned(tidy, spawned.warn_unread)
