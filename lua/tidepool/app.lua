@@ -15,10 +15,13 @@ local cls, instances = lazy "tidepool.cls", lazy "tidepool.engine.instances"
 ---@field setups table  list of { id, app, fn }
 local App = {}
 
+-- so that assignments to them are noticed
+local stored_as = { name = "_name", defaults = "_defaults", functions = "_functions" }
+
 function App:__index(key)
   local method = App[key]
   if method ~= nil then return method end
-  if key == "name" then return rawget(self, "_name") end -- so that assignments to it are noticed
+  if stored_as[key] then return rawget(self, stored_as[key]) end
   check.missing("an app", key, App, nil, check.of_functions)
 end
 
@@ -114,8 +117,8 @@ function app.new(name, defaults, extra)
     if checked[option] ~= nil then check.fail("tidepool.App: option '%s' is of one function, not a default for all", option) end
   end
   local self = setmetatable({
-    _name = name or "app", defaults = setmetatable(checked, Inner),
-    functions = setmetatable({}, Inner), entries = setmetatable({}, Inner), setups = {},
+    _name = name or "app", _defaults = setmetatable(checked, Inner),
+    _functions = setmetatable({}, Inner), entries = setmetatable({}, Inner), setups = {},
   }, App)
   n_made = n_made + 1
   numbers[self] = n_made

@@ -15,8 +15,9 @@ local batch, gathered, options = lazy "tidepool.engine.batch", lazy "tidepool.en
 local cache, share, spawned = lazy "tidepool.engine.cache", lazy "tidepool.share", lazy "tidepool.engine.spawned"
 
 ---@class tidepool.Function
----@field raw function  the plain Lua function; kept in `_raw`, as the name in `_name`, so that assignments are noticed
+---@field raw function  the plain Lua function; kept in `_raw`, so that assignments are noticed, as are:
 ---@field name string
+---@field options table  those that it was made with, checked
 ---@overload fun(...: any): ...: any
 local Function = {}
 
@@ -38,7 +39,7 @@ local last_passed = setmetatable({}, { __mode = "kv" })
 ---@return tidepool.Function
 function func.new(raw, name, given, setups, of)
   local f = setmetatable({
-    _raw = raw, _name = name, options = given, core = of or core.func.new(name, given.concurrency_limit or 0), is_fresh = true, setups = setups,
+    _raw = raw, _name = name, _options = given, core = of or core.func.new(name, given.concurrency_limit or 0), is_fresh = true, setups = setups,
   }, Function)
   if given.batched and given.gpu and not jobs.drives(f) then
     check.fail("%s: option 'batched' is for functions that Lua runs; with option 'gpu' alone a function is translated, and devices run many "
@@ -74,7 +75,7 @@ function func.is_function(value)
   return type(value) == "table" and getmetatable(value) == Function
 end
 
-local stored_as = { raw = "_raw", name = "_name" }
+local stored_as = { raw = "_raw", name = "_name", options = "_options" }
 
 function Function.__index(self, key)
   local method = methods[key]
@@ -87,6 +88,9 @@ function Function.__index(self, key)
 end
 
 function Function.__newindex(self, key, value)
+  if key == "options" and type(value) == "table" then
+    check.fail("%s: the options of a function cannot be set: f:with { ... } is one with others", rawget(self, "_name"))
+  end
   local form = options.is_of_functions(key) and (", and f:with { %s = %s } is one with another"):format(key, check.source(value)) or ""
   check.fail("%s: field %s of a function cannot be set: its options are given when it is made%s", rawget(self, "_name"), check.key(key), form)
 end
@@ -135,7 +139,7 @@ function Function:__call(...)
     self.is_fresh = false
     return first_call(self, ...)
   end
-  if self.options.batched then return call_batched(self, ...) end
+  if rawget(self, "_options").batched then return call_batched(self, ...) end
   return rawget(self, "_raw")(...)
 end
 

@@ -382,11 +382,13 @@ describe("What has no effect", function()
     for _, name in ipairs { "raw", "map", "anything" } do
       mistake(function() f[name] = print end, ("f: field '%s' of a function cannot be set: its options are given when it is made"):format(name))
     end
-    for _, name in ipairs { "name", "func", "timeout" } do
+    mistake(function() f.options = { timeout = 5 } end, "f: the options of a function cannot be set: f:with { ... } is one with others")
+    for _, name in ipairs { "name", "func", "timeout", "defaults", "functions" } do
       mistake(function() app[name] = "x" end, ("app 'messages': field '%s' of an app cannot be set"):format(name))
     end
     mistake(function() C.run = print end, "C: field 'run' of a class cannot be set")
-    assert.same({ "f", id, "messages" }, { f.name, f.raw, app.name })
+    assert.same({ "f", id, "messages", "f" }, { f.name, f.raw, app.name, f.options.name })
+    assert.equal(f, app.functions.f)
   end)
 end)
 

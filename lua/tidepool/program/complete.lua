@@ -53,8 +53,8 @@ local function field_tables(value)
   local device = package.loaded["tidepool.device.device"]
   if device and mt == device.Buffer then return { device.Buffer } end
   if type(value) == "table" then found[1] = public[mt] or value end
-  if func.is_function(value) then found[2] = func.methods end
-  if mt == app.App then found[2] = app.App end
+  if func.is_function(value) then found = { { name = value.name, options = value.options, raw = value.raw }, func.methods } end
+  if mt == app.App then found = { { name = value.name, functions = value.functions }, app.App } end
   if failure.is_failure(value) and type(rawget(value, "value")) == "table" then found[2] = rawget(value, "value") end
   for _ = 1, 10 do
     mt = getmetatable(value)
