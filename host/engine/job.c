@@ -193,6 +193,7 @@ int tp_job_open(tp_job **out, tp_engine *e, const tp_job_config *c, tp_error *er
     job->fifo_end = &job->fifo;
     job->done_end = &job->done;
     job->parts_end = &job->parts;
+    job->head_wakes_at = UINT64_MAX;
     uv_mutex_lock(&e->lock);
     if (c->beside.executor)
         job->sites &= ~c->beside.executor->lost_sites;
@@ -767,9 +768,15 @@ static tp_block *take_part(tp_job *job)
     *at = b->next;
     if (!*at)
         job->parts_end = at;
+    uint64_t n = job->n_parts;
     job->n_parts -= b->n;
     job->head_taken += b->n;
-    uv_cond_broadcast(&job->taken);
+    /* Not for each value: those who wait would give one more, and wait again. */
+    bool is_half_empty = n > job->window / 2 && job->n_parts <= job->window / 2;
+    if (is_half_empty || job->head_taken >= job->head_wakes_at) {
+        job->head_wakes_at = UINT64_MAX;
+        uv_cond_broadcast(&job->taken);
+    }
     return b;
 }
 
@@ -807,6 +814,7 @@ tp_block *tp_job_next(tp_job *job)
             job->head += b->n;
             job->delivered += b->n;
             job->head_taken = 0;
+            job->head_wakes_at = UINT64_MAX;
             if (job->terms.streams) /* the values of the next item can be taken now */
                 uv_cond_broadcast(&job->taken);
         }

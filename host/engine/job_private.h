@@ -64,6 +64,9 @@ struct tp_job {
     tp_block *parts, **parts_end;
     uint64_t n_parts;                 /* how many; and how many of the item at head were taken */
     uint64_t head_taken;
+    /* who waits for `taken` because of values that wait is woken when so many of the item at head
+     * were taken (UINT64_MAX: it does not wait), and others when half of a window is left */
+    uint64_t head_wakes_at;
     uint64_t promised; /* values that slices may give yet (tp_slice.allowed) */
     /* is_asked_for: the executor is to be told when values were taken, of the item at head so
      * many */

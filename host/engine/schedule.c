@@ -377,8 +377,11 @@ static void await_reader(tp_slice *s, uint64_t index)
     uv_mutex_unlock(&e->lock);
     tp_wakes_send(&wakes);
     uv_mutex_lock(&e->lock);
-    while (has_enough(job, s, index) && !tp_job_is_unwanted(job) && index <= job->stop_at)
+    while (has_enough(job, s, index) && !tp_job_is_unwanted(job) && index <= job->stop_at) {
+        if (index == job->awaited && s->emitted >= job->window / 2)
+            job->head_wakes_at = s->emitted - job->window / 2;
         uv_cond_timedwait(&job->taken, &e->lock, LOOK_NS);
+    }
     s->is_full = false;
     uv_mutex_unlock(&e->lock);
     tp_job_end_block(s->agent);
