@@ -116,7 +116,7 @@ int tp_launch_queue_open(tp_launch_queue *q, const tp_open_device *open, tp_turn
     q->open = *open;
     q->writing = writing;
     q->copies = copies;
-    q->waiter = tp_waiter_new(err);
+    q->waiter = tp_queue_waiter_new(err);
     if (!q->waiter)
         return -1;
     if (enter(q, open->life, err) == 0)
@@ -742,7 +742,7 @@ static int launch(tp_launch_queue *q, tp_kernel *k, const tp_launch_items *items
     for (unsigned i = 0; i < k->n_arguments && rc == 0; i++)
         rc = fetch_argument(q, k, i, items, mems[i], err);
     /* also after a failure, so that nothing uses host memory any more: see tp_launch_run */
-    tp_waiter_wait(q->waiter, cl, q->queue);
+    tp_queue_waiter_wait(q->waiter, cl, q->queue);
     cl_int status = cl->Finish(q->queue);
     if (begun)
         tp_widths_end(begun);
@@ -909,7 +909,7 @@ void tp_launch_warm_up(tp_launch_queue *q, tp_kernel *k, uint32_t worker)
     if (p->widths)
         tp_widths_begin(p->widths, global[0]);
     rc = cl->EnqueueNDRangeKernel(q->queue, e->kernel, 1, NULL, global, local, 0, NULL, NULL);
-    tp_waiter_wait(q->waiter, cl, q->queue);
+    tp_queue_waiter_wait(q->waiter, cl, q->queue);
     cl->Finish(q->queue);
     if (p->widths)
         tp_widths_end(p->widths);

@@ -132,7 +132,7 @@ typedef struct tp_launch_queue {
     tp_open_device open;
     tp_turn *writing; /* see tp_launch_queue_open */
     tp_copies *copies;   /* the executor's */
-    tp_waiter *waiter;   /* held */
+    tp_queue_waiter *waiter;   /* held */
 
     /* Of open.life, which is held, with all below; NULL: between two lives. */
     cl_command_queue queue;

@@ -240,7 +240,7 @@ int tp_life_try(tp_life *l, _Atomic uint64_t *launched_ns, tp_error *err)
     const tp_cl *cl = l->cl;
     const tp_cl_device *d = l->device;
     const size_t one = 1;
-    tp_waiter *waiter = tp_waiter_new(err);
+    tp_queue_waiter *waiter = tp_queue_waiter_new(err);
     cl_command_queue queue = waiter ? tp_life_new_queue(l, 0, err) : NULL;
     cl_program program = NULL;
     cl_kernel kernel = NULL;
@@ -261,7 +261,7 @@ int tp_life_try(tp_life *l, _Atomic uint64_t *launched_ns, tp_error *err)
         rc = cl->EnqueueNDRangeKernel(queue, kernel, 1, NULL, &one, &one, 0, NULL, NULL);
     if (rc == CL_SUCCESS) {
         atomic_store_explicit(launched_ns, uv_hrtime(), memory_order_relaxed);
-        tp_waiter_wait(waiter, cl, queue);
+        tp_queue_waiter_wait(waiter, cl, queue);
         rc = cl->Finish(queue);
     }
     if (rc != CL_SUCCESS)

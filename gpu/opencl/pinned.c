@@ -24,7 +24,7 @@ static void settle(tp_pinned *p, const tp_transfer *t, tp_pinned_half *h)
     if (!h->last)
         return;
     if (p->waiter)
-        tp_waiter_wait_for(p->waiter, cl, t->queue, h->last);
+        tp_queue_waiter_wait_for(p->waiter, cl, t->queue, h->last);
     rc = cl->WaitForEvents(1, &h->last);
     if (cl->GetEventInfo(h->last, CL_EVENT_COMMAND_EXECUTION_STATUS, sizeof status, &status,
                          NULL) == CL_SUCCESS && status < 0)
@@ -57,7 +57,7 @@ static bool grow(tp_pinned *p, const tp_transfer *t, tp_pinned_half *h, size_t p
     if (h->capacity >= piece)
         return true;
     if (p->waiter) /* what follows waits, too, but may spin */
-        tp_waiter_wait(p->waiter, cl, t->queue);
+        tp_queue_waiter_wait(p->waiter, cl, t->queue);
     free_half(p, t, h);
     h->mem = cl->CreateBuffer(t->open->context, CL_MEM_READ_WRITE | CL_MEM_ALLOC_HOST_PTR, piece,
                               NULL, &rc);
@@ -85,7 +85,7 @@ static bool prepare(tp_pinned *p, const tp_transfer *t, size_t size, size_t piec
     if (t->open->device->is_unified || size < TP_PINNED_FROM || p->is_refused)
         return false;
     if (!p->waiter)
-        p->waiter = tp_waiter_new(&ignored);
+        p->waiter = tp_queue_waiter_new(&ignored);
     p->wanted = p->wanted > piece ? p->wanted : piece;
     if (grow(p, t, &p->half[0], piece) && grow(p, t, &p->half[1], piece))
         return true;

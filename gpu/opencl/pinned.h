@@ -36,7 +36,7 @@ typedef struct tp_pinned {
     size_t wanted;     /* the largest piece since it was last looked at */
     bool is_refused;   /* there was no memory; it is not asked for again until the next look */
     cl_int failed;     /* the first failure of a piece that nobody was told of, or CL_SUCCESS */
-    tp_waiter *waiter; /* held; NULL: not made yet */
+    tp_queue_waiter *waiter; /* held; NULL: not made yet */
 } tp_pinned;
 
 /* What copies are made with. */

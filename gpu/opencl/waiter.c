@@ -18,7 +18,7 @@ enum {
     GIVE_UP_NS = 10 * 1000 * 1000 /* how often it asks whether it is given up */
 };
 
-struct tp_waiter {
+struct tp_queue_waiter {
     tp_ref ref;
     bool is_unused; /* the waiting thread's: the driver forgets to call back */
     uv_mutex_t lock; /* a leaf */
@@ -28,16 +28,16 @@ struct tp_waiter {
 
 static void free_waiter(tp_ref *r)
 {
-    tp_waiter *w = (tp_waiter *)r;
+    tp_queue_waiter *w = (tp_queue_waiter *)r;
     tp_lock_close(&w->lock, &w->called);
     free(w);
 }
 
 static const tp_ref_type waiter_type = { "tidepool.waiter", free_waiter };
 
-tp_waiter *tp_waiter_new(tp_error *err)
+tp_queue_waiter *tp_queue_waiter_new(tp_error *err)
 {
-    tp_waiter *w = calloc(1, sizeof *w);
+    tp_queue_waiter *w = calloc(1, sizeof *w);
     if (!w) {
         tp_error_oom(err, "a device's queue");
         return NULL;
@@ -52,7 +52,7 @@ tp_waiter *tp_waiter_new(tp_error *err)
 /* Called by the driver, on a thread of its own. */
 static void CL_CALLBACK end_wait(cl_event event, cl_int status, void *user)
 {
-    tp_waiter *w = user;
+    tp_queue_waiter *w = user;
     (void)event, (void)status;
     uv_mutex_lock(&w->lock);
     w->is_over = true;
@@ -61,7 +61,8 @@ static void CL_CALLBACK end_wait(cl_event event, cl_int status, void *user)
     tp_ref_drop(w);
 }
 
-void tp_waiter_wait_for(tp_waiter *w, const tp_cl *cl, cl_command_queue queue, cl_event event)
+void tp_queue_waiter_wait_for(tp_queue_waiter *w, const tp_cl *cl, cl_command_queue queue,
+                              cl_event event)
 {
     if (w->is_unused || tp_cl_has_run(cl, event))
         return;
@@ -86,12 +87,12 @@ void tp_waiter_wait_for(tp_waiter *w, const tp_cl *cl, cl_command_queue queue, c
     uv_mutex_unlock(&w->lock);
 }
 
-void tp_waiter_wait(tp_waiter *w, const tp_cl *cl, cl_command_queue queue)
+void tp_queue_waiter_wait(tp_queue_waiter *w, const tp_cl *cl, cl_command_queue queue)
 {
     cl_event event;
     if (w->is_unused || cl->EnqueueMarkerWithWaitList(queue, 0, NULL, &event) != CL_SUCCESS)
         return;
-    tp_waiter_wait_for(w, cl, queue, event);
+    tp_queue_waiter_wait_for(w, cl, queue, event);
     cl->ReleaseEvent(event);
 }
 

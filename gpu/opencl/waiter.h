@@ -11,17 +11,18 @@
 #include <stdbool.h>
 
 /* For one thread at a time. Owners: who waits with it, and the driver while it may call back. */
-typedef struct tp_waiter tp_waiter;
+typedef struct tp_queue_waiter tp_queue_waiter;
 
 /* NULL with err set when that fails. To be dropped (tp_ref_drop). */
-tp_waiter *tp_waiter_new(tp_error *err);
+tp_queue_waiter *tp_queue_waiter_new(tp_error *err);
 
 /* Sleeps until all commands of the queue have run or failed; does not sleep at all where the driver
  * cannot call back. */
-void tp_waiter_wait(tp_waiter *w, const tp_cl *cl, cl_command_queue queue);
+void tp_queue_waiter_wait(tp_queue_waiter *w, const tp_cl *cl, cl_command_queue queue);
 
 /* The same for one of its commands, of which this is the event. */
-void tp_waiter_wait_for(tp_waiter *w, const tp_cl *cl, cl_command_queue queue, cl_event event);
+void tp_queue_waiter_wait_for(tp_queue_waiter *w, const tp_cl *cl, cl_command_queue queue,
+                              cl_event event);
 
 /* Waits until a command has run or failed, whose queue was flushed. Asks now and then whether that
  * is given up: false, if so. `is_given_up`: NULL, to wait in any case. */
