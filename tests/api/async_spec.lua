@@ -337,9 +337,11 @@ describe("A task", function()
   end)
 
   it("can be waited for with a limit", function()
-    local task = tidepool.async(function() tidepool.sleep(0.05) return "late" end)
+    local go = tidepool.event()
+    local task = tidepool.async(function() go:get() return "late" end)
     assert.equal("timeout", failure_of(task.get, task, 0).kind)
     contains(failure_of(task.get, task, 0.001).message, "the task is not done after 0.001 s")
+    go:set()
     assert.equal("late", (task:get(30)))
     local path = support.temp_path()
     local call = gate:spawn(path, 1)
@@ -1085,13 +1087,15 @@ describe("At a script's end", function()
 
   it("an error in a callback of on_done is shown at once", function()
     local done = run [[
-      slow:spawn(1):on_done(function() error "in the callback" end)
-      tidepool.sleep(0.2)
+      local call, over = slow:spawn(1), tidepool.event()
+      call:on_done(function() error "in the callback" end)
+      call:on_done(function() over:set() end)
+      over:get()
       io.stderr:write "later\n"
     ]]
     assert.equal(1, done.code)
     assert.is_true(done.stderr:find "in the callback" < done.stderr:find "later")
-    contains(done.stderr, "job.lua:5:", "1 callback failed")
+    contains(done.stderr, "job.lua:6:", "1 callback failed")
   end)
 
   it("tasks whose map waits for an iterator that nothing can wake are named, too", function()

@@ -372,7 +372,7 @@ describe("Results", function()
     end
     collectgarbage()
     collectgarbage()
-    support.sleep(0.2)
+    support.eventually("nothing runs", function() return slow:stats().running == 0 end)
     local started = #support.notes(path)
     support.sleep(0.3)
     assert.equal(started, #support.notes(path))

@@ -157,7 +157,7 @@ describe("retries", function()
     local results = f:map { 1 }
     support.eventually("some attempts", function() return #support.notes(path) >= 3 end)
     results:cancel()
-    support.sleep(0.1)
+    support.eventually("nothing runs", function() return f:stats().running == 0 end)
     local tries = #support.notes(path)
     support.sleep(0.2)
     assert.equal(tries, #support.notes(path))
