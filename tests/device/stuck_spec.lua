@@ -52,8 +52,8 @@ describe("a device that runs what was given up", function()
       os.exit(0)
     ]] })
     assert.same({ 0, "" }, { done.code, done.stderr })
-    contains(done.stdout, "4\t4\t0\nfalse\tdevice\tjob.lua:13: double: ", NOTHING_BESIDE .. "false\tdevice\tjob.lua:13: both: ",
-      " shares its threads with another device, ", ", which" .. NOTHING_BESIDE .. "4\ttrue\nfalse\tdevice\tjob.lua:18: ", NOTHING_BESIDE)
+    contains(done.stdout, "4\t4\t0\nfalse\tdevice\tjob.lua:18: double: ", NOTHING_BESIDE .. "false\tdevice\tjob.lua:18: both: ",
+      " shares its threads with another device, ", ", which" .. NOTHING_BESIDE .. "4\ttrue\nfalse\tdevice\tjob.lua:23: ", NOTHING_BESIDE)
   end)
 
   on_pocl("runs them beside it where it has a thread left, and scripts end as ever", function()
