@@ -67,7 +67,7 @@ no_nats:
 /* Most hosts never have a cluster: what is large is made when there is work for it. */
 static bool make_room(cluster *c)
 {
-    return tp_fleet_open(c) && tp_crew_open(c) && tp_packing_open(c) && tp_questions_open(c);
+    return tp_fleet_open(c) && tp_crew_open(c) && tp_packing_open(c);
 }
 
 static void start(tp_executor *ex, unsigned n)

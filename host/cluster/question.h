@@ -9,6 +9,13 @@
 /* bytes of a question or an answer; more does not fit into a message */
 enum { TP_QUESTION_MAX = 900 << 10 };
 
+/* The head of a message with a question. Who asks numbers its questions, in the subject for the
+ * answer, and asks again and again until it has that. So the coordinator keeps answers until their
+ * number is below this one: what was asked twice is done once. */
+typedef struct tp_asked {
+    uint64_t answered; /* the asker needs no answer any more to questions with lower numbers */
+} tp_asked;
+
 /* Translates between stores and their ids. Values in questions may refer to stores, and to nothing
  * else. */
 typedef struct tp_store_names {

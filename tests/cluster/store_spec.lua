@@ -129,4 +129,27 @@ describe("On a cluster", function()
       local f = app:func { timeout = 1 } (function() return q:get() end)
       print(f:map({ 1 }, { return_exceptions = true }):list()[1].kind, app:func(function(x) return x end):remote(5))]])
   end)
+  it("what an item asks is done once, however late it is asked again", function()
+    local asks, asked, go = support.temp_path(), support.temp_path(), support.temp_path()
+    local stop = own:listen("coordinator", "tp1.d.r.*.ask", asks)
+    local script = own:start(([[
+      local tidepool = require "tidepool"
+      local d = tidepool.Dict()
+      print(tidepool.App("job"):func(function()
+        local support = require "tests.support"
+        d:add("n", 1)
+        for _ = 1, 1200 do d:get "n" end
+        support.note(%q, "yes")
+        support.wait_for(%q)
+        return d:get "n"
+      end):remote())]]):format(asked, go))
+    support.eventually("all was asked", function() return support.read_file(asked) end)
+    stop()
+    local first = support.read_file(asks)
+    local subject, reply, size, at = first:match "MSG (%S+) 1 (%S+) (%d+)\r\n()"
+    own:speak("worker", ("PUB %s %s %s\r\n%s\r\n"):format(subject, reply, size, first:sub(at, at + size - 1)))
+    support.note(go, "yes")
+    local said, status, errors = script.done()
+    assert.same({ "1\n", 0 }, { said, status }, errors)
+  end)
 end)

@@ -10,8 +10,10 @@
 #include <string.h>
 
 enum {
-    ANSWERED_MAX = 1024, /* how many answers to questions are kept, */
-    ANSWERED_BYTES = 64 << 20, /* and how many bytes of them */
+    /* so many bytes of answers are kept at most. The askers themselves bound them, unless they are
+     * hostile: they have a question open for each item that runs */
+    ANSWERED_BYTES = 256 << 20,
+    ASKER_S = 600, /* an asker that has been silent for so long is forgotten */
     QUESTION_NS = 1000 * 1000 * 1000 /* what a question may wait at most: it is asked again */
 };
 
@@ -29,9 +31,19 @@ typedef struct question {
 
 /* An answer that was sent, kept in case it is lost and the question comes again. */
 typedef struct answered {
-    uint8_t id[TP_ID_BYTES];
+    struct answered *next;
+    uint64_t number;
     tp_buf bytes;
 } answered;
+
+/* Whoever asks: a worker, for this session. */
+typedef struct asker {
+    struct asker *next;
+    uint8_t id[TP_ID_BYTES]; /* of the subjects for its answers, without the number in them */
+    uint64_t done; /* it has the answers to questions with lower numbers (tp_asked) */
+    uint64_t seen_ns;
+    answered *answers; /* those to others, the last first; owned */
+} asker;
 
 static void free_question(question *q)
 {
@@ -41,25 +53,104 @@ static void free_question(question *q)
     free(q);
 }
 
-static void drop_answered(cluster *c, answered *a)
+/* Frees the answers of an asker that have numbers below that. */
+static void drop_answers(cluster *c, asker *a, uint64_t below)
 {
-    c->questions.answered_bytes -= a->bytes.len;
-    tp_buf_free(&a->bytes);
+    for (answered **at = &a->answers; *at;) {
+        answered *one = *at;
+        if (one->number >= below) {
+            at = &one->next;
+            continue;
+        }
+        *at = one->next;
+        c->questions.answered_bytes -= one->bytes.len;
+        tp_buf_free(&one->bytes);
+        free(one);
+    }
+}
+
+/* Forgets the asker that `at` points to. */
+static void forget_asker(cluster *c, asker **at)
+{
+    asker *a = *at;
+    drop_answers(c, a, UINT64_MAX);
+    *at = a->next;
+    free(a);
+}
+
+/* Whoever gets answers at such a subject, which is the first of the list then, and the number of
+ * the question. NULL: there is no memory for one that is new. */
+static asker *find_asker(cluster *c, const char *reply, uint64_t *number)
+{
+    uint8_t id[TP_ID_BYTES];
+    const uint64_t now = uv_hrtime();
+    const char *last = strrchr(reply, '.');
+    last = last ? last + 1 : reply;
+    *number = strtoull(last, NULL, 10);
+    tp_blake2b_hash(id, sizeof id, reply, (size_t)(last - reply));
+    asker **at = &c->questions.askers;
+    while (*at && memcmp((*at)->id, id, sizeof id) != 0)
+        at = &(*at)->next;
+    asker *a = *at;
+    if (a) {
+        *at = a->next;
+    } else {
+        for (at = &c->questions.askers; *at;)
+            if (now > (*at)->seen_ns + ASKER_S * 1000000000ull)
+                forget_asker(c, at);
+            else
+                at = &(*at)->next;
+        a = calloc(1, sizeof *a);
+        if (!a)
+            return NULL;
+        memcpy(a->id, id, sizeof a->id);
+    }
+    a->seen_ns = now;
+    a->next = c->questions.askers;
+    c->questions.askers = a;
+    return a;
 }
 
 /* Gives the answer, and keeps it: `bytes` is empty then. */
 static void give_answer(cluster *c, const char *reply, tp_buf *bytes)
 {
-    answered *a = &c->questions.answered[c->questions.n_answered++ % ANSWERED_MAX];
-    drop_answered(c, a);
-    a->bytes = *bytes;
+    uint64_t number;
+    tp_nats_publish(&c->server.nats, reply, NULL, bytes->data, bytes->len);
+    asker *a = find_asker(c, reply, &number);
+    answered *one = a ? calloc(1, sizeof *one) : NULL;
+    if (!one) { /* no memory: if it is lost, what was asked is done again */
+        tp_buf_free(bytes);
+        return;
+    }
+    *one = (answered){ a->answers, number, *bytes };
     *bytes = (tp_buf){ 0 };
-    tp_blake2b_hash(a->id, sizeof a->id, reply, strlen(reply));
-    c->questions.answered_bytes += a->bytes.len;
-    tp_nats_publish(&c->server.nats, reply, NULL, a->bytes.data, a->bytes.len);
-    for (uint64_t i = c->questions.n_answered; c->questions.answered_bytes > ANSWERED_BYTES &&
-                                     i < c->questions.n_answered + ANSWERED_MAX - 1; i++)
-        drop_answered(c, &c->questions.answered[i % ANSWERED_MAX]);
+    a->answers = one;
+    c->questions.answered_bytes += one->bytes.len;
+    while (c->questions.answered_bytes > ANSWERED_BYTES && c->questions.askers) {
+        asker **last = &c->questions.askers;
+        while ((*last)->next)
+            last = &(*last)->next;
+        forget_asker(c, last);
+    }
+}
+
+/* Does the question come again? Then its answer is given again, if its asker still needs it. */
+static bool was_answered(cluster *c, const char *reply, const tp_asked *head)
+{
+    uint64_t number;
+    asker *a = find_asker(c, reply, &number);
+    if (!a)
+        return true; /* without memory it waits until it is asked again */
+    if (head->answered > a->done) {
+        a->done = head->answered;
+        drop_answers(c, a, a->done);
+    }
+    const answered *one = a->answers;
+    while (one && one->number != number)
+        one = one->next;
+    if (one)
+        tp_nats_publish(&c->server.nats, reply, NULL, one->bytes.data, one->bytes.len);
+    return one || number < a->done;
 }
 
 static void answer_store(cluster *c, const char *reply, const tp_store_op *op, const tp_error *why)
@@ -139,19 +230,14 @@ static bool try_question(cluster *c, question *q)
 
 void tp_questions_take(cluster *c, const tp_nats_event *e)
 {
-    uint8_t id[TP_ID_BYTES];
+    tp_asked head;
     tp_error err = { 0 };
     if (strncmp(e->reply, TP_INBOX_WORKER ".", sizeof TP_INBOX_WORKER) != 0 ||
-        strlen(e->reply) >= TP_SUBJECT_MAX)
+        strlen(e->reply) >= TP_SUBJECT_MAX || e->len < sizeof head)
         return;
-    tp_blake2b_hash(id, sizeof id, e->reply, strlen(e->reply));
-    for (int i = 0; i < ANSWERED_MAX; i++) {
-        const answered *a = &c->questions.answered[i];
-        if (a->bytes.len && memcmp(a->id, id, sizeof id) == 0) {
-            tp_nats_publish(&c->server.nats, e->reply, NULL, a->bytes.data, a->bytes.len);
-            return;
-        }
-    }
+    memcpy(&head, e->data, sizeof head);
+    if (was_answered(c, e->reply, &head))
+        return;
     for (const question *q = c->questions.open; q; q = q->next)
         if (strcmp(q->reply, e->reply) == 0)
             return;
@@ -160,9 +246,11 @@ void tp_questions_take(cluster *c, const tp_nats_event *e)
         return; /* it is asked again */
     snprintf(q->reply, sizeof q->reply, "%s", e->reply);
     uint64_t wait_ns;
-    if (tp_permit_get(e->data, e->len, &q->permit) && q->permit.func) {
+    const char *bytes = e->data + sizeof head;
+    const size_t len = e->len - sizeof head;
+    if (tp_permit_get(bytes, len, &q->permit) && q->permit.func) {
         wait_ns = q->permit.wait_ns;
-    } else if (tp_question_get(e->data, e->len, &q->op, &q->store, &q->key, &c->packing.stores,
+    } else if (tp_question_get(bytes, len, &q->op, &q->store, &q->key, &c->packing.stores,
                                &err)) {
         answer_store(c, q->reply, &q->op, &err);
         free_question(q);
@@ -196,20 +284,12 @@ void tp_questions_try(cluster *c)
     }
 }
 
-bool tp_questions_open(cluster *c)
-{
-    if (!c->questions.answered)
-        c->questions.answered = calloc(ANSWERED_MAX, sizeof(answered));
-    return c->questions.answered != NULL;
-}
-
 void tp_questions_close(cluster *c)
 {
     for (question *q = c->questions.open, *next; q; q = next) {
         next = q->next;
         free_question(q);
     }
-    for (int i = 0; c->questions.answered && i < ANSWERED_MAX; i++)
-        tp_buf_free(&c->questions.answered[i].bytes);
-    free(c->questions.answered);
+    while (c->questions.askers)
+        forget_asker(c, &c->questions.askers);
 }

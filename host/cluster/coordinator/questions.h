@@ -1,5 +1,5 @@
 /* questions.h: what items on a cluster ask of Dicts, Queues and permits, which are kept here. All
- * functions are the carrier's, but open and close, which are the owner's. */
+ * functions are the carrier's, but close, which is the owner's. */
 #ifndef TP_COORDINATOR_QUESTIONS_H
 #define TP_COORDINATOR_QUESTIONS_H
 
@@ -11,12 +11,10 @@ struct questions {
     struct question *open; /* those that wait for an answer, in the order in which they were asked;
                               owned */
     unsigned n_open;       /* items that wait: more chunks are sent while they wait */
-    struct answered *answered; /* answers that were given, in case they are asked for again */
-    uint64_t n_answered, answered_bytes;
+    struct asker *askers; /* who has asked, the last one first; owned */
+    size_t answered_bytes; /* of all answers that are kept */
 };
 
-/* Memory for it. False: there is none. Before the carrier's thread is started. */
-bool tp_questions_open(cluster *c);
 void tp_questions_close(cluster *c);
 
 /* A worker asks something: it is answered, or waits. */

@@ -173,13 +173,22 @@ void tp_far_stores_send(node *n, session *s, uint64_t now)
     char subject[TP_SUBJECT_MAX], reply[TP_SUBJECT_MAX];
     snprintf(subject, sizeof subject, TP_SUBJECT_R "%s.ask", s->hex);
     uv_mutex_lock(&s->stores.lock);
+    tp_asked head = { .answered = s->stores.asked + 1 };
+    for (const question *q = s->stores.questions; q; q = q->next)
+        if (!q->has_answer && q->number < head.answered)
+            head.answered = q->number;
     for (question *q = s->stores.questions; q; q = q->next) {
+        tp_buf message = { 0 };
         if (q->has_answer || (q->sent_ms && now < q->sent_ms + QUESTION_MS))
             continue;
-        q->sent_ms = now;
         snprintf(reply, sizeof reply, "%s.q.%s.%llu", n->inbox, s->hex,
                  (unsigned long long)q->number);
-        tp_nats_publish(&n->nats, subject, reply, q->bytes.data, q->bytes.len);
+        if (tp_buf_add(&message, &head, sizeof head) == 0 &&
+            tp_buf_add(&message, q->bytes.data, q->bytes.len) == 0) {
+            q->sent_ms = now;
+            tp_nats_publish(&n->nats, subject, reply, message.data, message.len);
+        }
+        tp_buf_free(&message);
     }
     uv_mutex_unlock(&s->stores.lock);
 }
