@@ -51,6 +51,12 @@ static inline bool tp_ref_try_hold(void *ref)
     return before > 0;
 }
 
+/* Has it no owner but the caller? */
+static inline bool tp_ref_is_alone(const void *ref)
+{
+    return atomic_load_explicit(&((const tp_ref *)ref)->owners, memory_order_acquire) == 1;
+}
+
 /* One owner fewer; the last one frees. Accepts NULL. Every drop releases and the last one acquires:
  * what any owner wrote is seen by the thread that frees. */
 static inline void tp_ref_drop(void *ref)

@@ -14,7 +14,8 @@ enum {
     WORK_BYTES_MAX = 16 << 20, /* items are added to a payload until it has this size */
     /* of columns; with the rest they are no more than TP_KERNEL_INLINE */
     COLUMNS_BYTES_MAX = TP_KERNEL_INLINE - 2 * TP_IMAGE_INLINE,
-    RECORDS_ALIGN = 8
+    RECORDS_ALIGN = 8,
+    KNOWN_LEAST = 256 /* definitions that a worker keeps in any case */
 };
 
 /* ---- definitions ---- */
@@ -75,14 +76,15 @@ static int put(tp_buf *out, const void *bytes, size_t n, tp_error *err)
     return n && tp_buf_add(out, bytes, n) ? tp_error_oom(err, "work") : 0;
 }
 
-static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, tp_error *err);
+static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, uint64_t *funcs,
+                  tp_error *err);
 
 /* Defines those of the references that are not yet. */
 static int define_all(tp_buf *out, tp_parcel_refs *refs, tp_ref *const *of, uint32_t n,
-                      tp_error *err)
+                      uint64_t *funcs, tp_error *err)
 {
     for (uint32_t i = 0; i < n; i++)
-        if (find(refs, of[i]) < 0 && define(out, refs, of[i], err))
+        if (find(refs, of[i]) < 0 && define(out, refs, of[i], funcs, err))
             return -1;
     return 0;
 }
@@ -98,18 +100,17 @@ static int put_numbers(tp_buf *out, const tp_parcel_refs *refs, tp_ref *const *o
     return 0;
 }
 
-static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, tp_error *err)
+static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, uint64_t *funcs, tp_error *err)
 {
     definition d = { .size = sizeof d };
     const tp_buf *message = NULL;
     const char *name = "";
     if (r->type == &tp_func_type) {
-        const tp_func *f = (const tp_func *)(const void *)r;
+        tp_func *f = (tp_func *)(void *)r;
         d.kind = DEFINED_FUNC;
         d.limit = f->limit;
-        /* its address: the coordinator holds it while the session lasts (keep_func of
-         * coordinator/packing.c), so no other gets it */
-        d.id = (uint64_t)(uintptr_t)f;
+        f->afar = f->afar ? f->afar : ++*funcs;
+        d.id = f->afar;
         name = f->name;
     } else if (r->type == &tp_class_blob_type) {
         bool is_partial;
@@ -121,7 +122,9 @@ static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, tp_error *err)
         message = &((const tp_image *)(const void *)r)->message;
     } else if (tp_store_is(r)) {
         d.kind = r->type == &tp_dict_type ? DEFINED_DICT : DEFINED_QUEUE;
-        d.id = (uint64_t)(uintptr_t)r; /* held as functions are */
+        /* its address: the coordinator holds it while the session lasts (keep_ref of
+         * coordinator/packing.c), so no other gets it */
+        d.id = (uint64_t)(uintptr_t)r;
     } else {
         return tp_error_set(err, TP_ECODEC, "%s cannot travel to a worker of the cluster",
                             r->type == &tp_array_type ? "a typed array of a class"
@@ -131,7 +134,7 @@ static int define(tp_buf *out, tp_parcel_refs *refs, tp_ref *r, tp_error *err)
     d.bytes = message ? message->len : 0;
     d.nrefs = message ? message->nrefs : 0;
     d.size += d.name + d.bytes + d.nrefs * sizeof(uint32_t);
-    if (message && define_all(out, refs, message->refs, message->nrefs, err))
+    if (message && define_all(out, refs, message->refs, message->nrefs, funcs, err))
         return -1;
     if (put(out, &d, sizeof d, err) || put(out, name, d.name, err))
         return -1;
@@ -160,11 +163,12 @@ static int put_message(tp_buf *out, const tp_parcel_refs *refs, const void *byte
                : 0;
 }
 
-int tp_parcel_put_image(const tp_image *image, tp_buf *out, tp_parcel_refs *refs, tp_error *err)
+int tp_parcel_put_image(const tp_image *image, tp_buf *out, tp_parcel_refs *refs, uint64_t *funcs,
+                        tp_error *err)
 {
     const tp_buf *m = &image->message;
     tp_buf definitions = { 0 };
-    int rc = define_all(&definitions, refs, m->refs, m->nrefs, err);
+    int rc = define_all(&definitions, refs, m->refs, m->nrefs, funcs, err);
     rc = rc ? rc : put_section(out, &definitions, err);
     rc = rc ? rc : put_message(out, refs, m->data, m->len, m->refs, m->nrefs, err);
     tp_buf_free(&definitions);
@@ -241,9 +245,9 @@ static int put_ticket(tp_buf *out, const tp_work *w, uint32_t count, const tp_re
     return rc;
 }
 
-int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func,
+int tp_parcel_put_task(tp_task *task, const tp_work *w, tp_func *func,
                        const tp_recorder *recorder, const tp_buf *image, tp_buf *out,
-                       tp_parcel_refs *refs, tp_error *err)
+                       tp_parcel_refs *refs, uint64_t *funcs, tp_error *err)
 {
     const tp_terms *t = w->terms;
     tp_buf definitions = { 0 }, bytes = { 0 }, ends = { 0 }, ticket = { 0 };
@@ -265,11 +269,10 @@ int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func,
     memcpy(task->returned, t->returns.type, sizeof task->returned);
     task->has_image = image != NULL;
     task->columns = has_numbers(w->block, task->is_kernel) ? w->block->columns : 0;
-    tp_ref *self = (tp_ref *)(uintptr_t)&func->ref;
-    int rc = define_all(&definitions, refs, of, nrefs, err);
-    if (rc == 0 && find(refs, self) < 0)
-        rc = define(&definitions, refs, self, err);
-    task->func = rc ? 0 : (uint32_t)find(refs, self);
+    int rc = define_all(&definitions, refs, of, nrefs, funcs, err);
+    if (rc == 0 && find(refs, &func->ref) < 0)
+        rc = define(&definitions, refs, &func->ref, funcs, err);
+    task->func = rc ? 0 : (uint32_t)find(refs, &func->ref);
     if (rc == 0)
         rc = task->columns ? put_numbers_of(&bytes, w, task, err)
                            : put_items(&bytes, &ends, w, &task->count, err);
@@ -300,14 +303,61 @@ typedef struct tp_known_one {
     tp_ref *ref; /* held */
 } known_one;
 
+static void forget(tp_known *known, known_one **at)
+{
+    known_one *one = *at;
+    *at = one->next;
+    known->n--;
+    tp_ref_drop(one->ref);
+    free(one);
+}
+
 void tp_known_free(tp_known *known)
 {
-    while (known->first) {
-        known_one *one = known->first;
-        known->first = one->next;
-        tp_ref_drop(one->ref);
-        free(one);
+    while (known->first)
+        forget(known, &known->first);
+}
+
+/* The one with that digest, which is the first then; NULL: there is none. */
+static known_one *find_known(tp_known *known, const uint8_t digest[TP_ID_BYTES])
+{
+    known_one **at = &known->first;
+    while (*at && memcmp((*at)->digest, digest, TP_ID_BYTES) != 0)
+        at = &(*at)->next;
+    known_one *one = *at;
+    if (!one)
+        return NULL;
+    *at = one->next;
+    one->next = known->first;
+    known->first = one;
+    return one;
+}
+
+/* Adds it. Without memory for that the next message makes a second object of it, which works as
+ * well. */
+static void add_known(tp_known *known, const uint8_t digest[TP_ID_BYTES], tp_ref *r)
+{
+    known_one *one = malloc(sizeof *one);
+    if (!one)
+        return;
+    memcpy(one->digest, digest, sizeof one->digest);
+    one->ref = tp_ref_hold(r);
+    one->next = known->first;
+    known->first = one;
+    if (++known->n < known->trim + 2 * KNOWN_LEAST)
+        return;
+    known_one **at = &known->first;
+    for (uint32_t i = 0; *at; i++) {
+        const tp_ref *ref = (*at)->ref;
+        /* questions name stores, and functions with a limit, as long as the session lasts */
+        const bool is_asked = tp_store_is(ref) || (ref->type == &tp_func_type &&
+                                                   ((const tp_func *)(const void *)ref)->limit);
+        if (i >= KNOWN_LEAST && !is_asked && tp_ref_is_alone(ref))
+            forget(known, at);
+        else
+            at = &(*at)->next;
     }
+    known->trim = known->n;
 }
 
 typedef struct cursor {
@@ -439,23 +489,12 @@ static int get_definitions(cursor *c, tp_parcel_refs *refs, tp_known *known)
         bool is_kept = d.nrefs == 0 && d.kind != DEFINED_PACKED;
         if (is_kept) {
             tp_blake2b_hash(digest, sizeof digest, begin, d.size);
-            for (one = known->first; one; one = one->next)
-                if (memcmp(one->digest, digest, sizeof digest) == 0)
-                    break;
+            one = find_known(known, digest);
         }
         tp_ref *made = one ? tp_ref_hold(one->ref) : make(&inside, &d, refs, known);
         int rc = made ? add_ref(refs, made, c->err) : -1;
-        if (rc == 0 && is_kept && !one) {
-            one = malloc(sizeof *one);
-            /* without memory for the entry the next message makes a second object of it, which
-             * works as well */
-            if (one) {
-                memcpy(one->digest, digest, sizeof digest);
-                one->ref = tp_ref_hold(made);
-                one->next = known->first;
-                known->first = one;
-            }
-        }
+        if (rc == 0 && is_kept && !one)
+            add_known(known, digest, made);
         tp_ref_drop(made);
         if (rc)
             return -1;

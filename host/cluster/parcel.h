@@ -184,22 +184,26 @@ int tp_parcel_refs_add(tp_parcel_refs *refs, tp_ref *r, tp_error *err);
 
 /* ---- the coordinator ---- */
 
-/* An image as bytes. -1 with err set when something in it cannot travel to another machine. */
-int tp_parcel_put_image(const tp_image *image, tp_buf *out, tp_parcel_refs *refs, tp_error *err);
+/* An image as bytes. -1 with err set when something in it cannot travel to another machine. *funcs
+ * counts the functions that were numbered so far. */
+int tp_parcel_put_image(const tp_image *image, tp_buf *out, tp_parcel_refs *refs, uint64_t *funcs,
+                        tp_error *err);
 
 /* A payload for up to task->count items of the work, from w->at on; fewer when they are many bytes:
  * task->count says how many. `func` is the function's; `image` the bytes of its image when they are
- * to follow, else NULL; `recorder` the job's, or NULL. */
-int tp_parcel_put_task(tp_task *task, const tp_work *w, const tp_func *func,
+ * to follow, else NULL; `recorder` the job's, or NULL; *funcs as above. */
+int tp_parcel_put_task(tp_task *task, const tp_work *w, tp_func *func,
                        const tp_recorder *recorder, const tp_buf *image, tp_buf *out,
-                       tp_parcel_refs *refs, tp_error *err);
+                       tp_parcel_refs *refs, uint64_t *funcs, tp_error *err);
 
 /* ---- a worker ---- */
 
 /* Where definitions are looked up by the hash of their bytes, so that the same function stays the
- * same in all work of a session. Zeroed: empty. */
+ * same in all work of a session. Functions and classes that nothing here has any more are forgotten
+ * when many others were used since. Zeroed: empty. */
 typedef struct tp_known {
-    struct tp_known_one *first;
+    struct tp_known_one *first; /* the one that was used last */
+    uint32_t n, trim;           /* how many there are; with how many it is looked what to forget */
     const tp_store_names *stores; /* NULL: there are none */
 } tp_known;
 

@@ -47,6 +47,10 @@ typedef struct tp_func {
     char *name;
     unsigned limit; /* at most so many slices run at once; 0: no limit */
 
+    /* Its number in work for other machines; 0: it has none yet. A cluster's carrier's
+     * (cluster/parcel.c). */
+    uint64_t afar;
+
     /* ---- guarded by the engine's lock (engine.c, schedule.c) ---- */
     struct tp_func *next_ready, *prev_ready; /* in the engine's ring of functions that have work */
     struct tp_job *ready_first, *ready_last; /* its jobs with inputs to take, next to serve first */

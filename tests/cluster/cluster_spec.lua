@@ -350,3 +350,32 @@ describe("a script without what a cluster needs", function()
     contains(worker("--engine nats://127.0.0.1:9", "TIDEPOOL_TOKEN=" .. token:gsub("tpc1", "tpw1")), "no engine at", "\n1\n")
   end)
 end)
+
+describe("A script on a cluster", function()
+  if not cluster.is_possible() then return end
+
+  it("keeps no functions that it has no more, nor do workers", function()
+    local own = cluster.up()
+    finally(function() own:down() end)
+    local worker = own:worker(1)
+    local said, status, errors = own:start(([[
+      local tidepool, support, ffi = require "tidepool", require "tests.support", require "ffi"
+      ffi.cdef "int malloc_trim(size_t);"
+      local app = tidepool.App "job"
+      local function call(n)
+        for i = 1, n do assert(app:func { name = "f" } (function(x) return x + i end):remote(1) == 1 + i) end
+        collectgarbage()
+        collectgarbage()
+        ffi.C.malloc_trim(0)
+      end
+      local function rss(pid) return tonumber(support.read_file("/proc/" .. pid .. "/status"):match "VmRSS:%%s*(%%d+)") / 1024 end
+      call(support.times(900)) -- so many may be kept, in case they come again
+      local here, there = rss "self", rss(%d)
+      call(support.times(1500))
+      if support.sanitized then return print "fine" end
+      here, there = rss "self" - here, rss(%d) - there
+      print(here < 5 and there < 4 and "fine" or ("%%g MiB more, %%g MiB more in the worker"):format(here, there))]])
+      :format(worker.pid, worker.pid)).done()
+    assert.same({ "fine\n", 0 }, { said, status }, errors)
+  end)
+end)

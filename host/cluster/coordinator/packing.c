@@ -107,7 +107,7 @@ static image *find_image(cluster *c, tp_image *of_function, tp_error *err)
         free_image(i);
     }
     tp_parcel_refs_free(&i->refs);
-    if (tp_parcel_put_image(of_function, &i->bytes, &i->refs, err)) {
+    if (tp_parcel_put_image(of_function, &i->bytes, &i->refs, &c->packing.n_funcs, err)) {
         free_image(i);
         return NULL;
     }
@@ -126,35 +126,38 @@ static image *find_image(cluster *c, tp_image *of_function, tp_error *err)
 }
 
 /* Holds the function or store while the session lasts. */
-static int keep_func(cluster *c, tp_ref *f, tp_error *err)
+static int keep_ref(cluster *c, tp_ref *r, tp_error *err)
 {
-    for (uint32_t i = c->packing.funcs.n; i > 0; i--)
-        if (c->packing.funcs.refs[i - 1] == f)
+    for (uint32_t i = c->packing.asked.n; i > 0; i--)
+        if (c->packing.asked.refs[i - 1] == r)
             return 0;
-    return tp_parcel_refs_add(&c->packing.funcs, f, err);
+    return tp_parcel_refs_add(&c->packing.asked, r, err);
 }
 
-static int keep_funcs(cluster *c, const tp_parcel_refs *refs, tp_error *err)
+/* Holds those that workers may ask for. */
+static int keep_asked(cluster *c, const tp_parcel_refs *refs, tp_error *err)
 {
-    for (uint32_t i = 0; i < refs->n; i++)
-        if ((refs->refs[i]->type == &tp_func_type || tp_store_is(refs->refs[i])) &&
-            keep_func(c, refs->refs[i], err))
+    for (uint32_t i = 0; i < refs->n; i++) {
+        tp_ref *r = refs->refs[i];
+        const bool is_limited = r->type == &tp_func_type && ((tp_func *)(void *)r)->limit > 0;
+        if ((is_limited || tp_store_is(r)) && keep_ref(c, r, err))
             return -1;
+    }
     return 0;
 }
 
 /* see tp_store_names */
 static uint64_t id_of(void *user, tp_ref *r)
 {
-    return tp_store_is(r) && keep_func(user, r, NULL) == 0 ? (uint64_t)(uintptr_t)r : 0;
+    return tp_store_is(r) && keep_ref(user, r, NULL) == 0 ? (uint64_t)(uintptr_t)r : 0;
 }
 
 /* Nothing is believed of the id. */
 static tp_ref *store_of(void *user, uint64_t id, bool is_queue)
 {
     cluster *c = user;
-    for (uint32_t i = 0; i < c->packing.funcs.n; i++) {
-        tp_ref *r = c->packing.funcs.refs[i];
+    for (uint32_t i = 0; i < c->packing.asked.n; i++) {
+        tp_ref *r = c->packing.asked.refs[i];
         if ((uint64_t)(uintptr_t)r == id && tp_store_is(r) &&
             is_queue == (r->type == &tp_store_queue_type))
             return tp_ref_hold(r);
@@ -164,10 +167,11 @@ static tp_ref *store_of(void *user, uint64_t id, bool is_queue)
 
 tp_func *tp_packing_func_of(const cluster *c, uint64_t id)
 {
-    for (uint32_t i = 0; i < c->packing.funcs.n; i++)
-        if ((uint64_t)(uintptr_t)c->packing.funcs.refs[i] == id &&
-            c->packing.funcs.refs[i]->type == &tp_func_type)
-            return (tp_func *)(void *)c->packing.funcs.refs[i];
+    for (uint32_t i = 0; i < c->packing.asked.n; i++) {
+        tp_ref *r = c->packing.asked.refs[i];
+        if (r->type == &tp_func_type && ((tp_func *)(void *)r)->afar == id)
+            return (tp_func *)(void *)r;
+    }
     return NULL;
 }
 
@@ -233,11 +237,11 @@ int tp_packing_seal(cluster *c, flight *l, tp_error *err)
     memcpy(task.modules, c->packing.modules_digest, sizeof task.modules);
     int rc = tp_parcel_put_task(&task, w, tp_job_func(l->slice->job),
                                 tp_job_recorder(l->slice->job), i->bytes.len ? &i->bytes : NULL,
-                                &payload, &l->refs, err);
+                                &payload, &l->refs, &c->packing.n_funcs, err);
     if (rc == 0 && payload.len > TP_PAYLOAD_MAX)
         rc = tp_error_set(err, TP_ELIMIT, "an input of more than 1 GiB");
-    rc = rc ? rc : keep_funcs(c, &l->refs, err);
-    rc = rc ? rc : keep_funcs(c, &i->refs, err);
+    rc = rc ? rc : keep_asked(c, &l->refs, err);
+    rc = rc ? rc : keep_asked(c, &i->refs, err);
     if (rc == 0) {
         memcpy(head.key, c->server.signer.public_key, sizeof head.key);
         memcpy(head.build, c->server.build.id, sizeof head.build);
@@ -317,7 +321,7 @@ void tp_packing_close(cluster *c)
     for (int i = 0; p->read && i < READ_MAX; i++)
         tp_blob_free(&p->read[i].blob);
     tp_blob_free(&p->modules);
-    tp_parcel_refs_free(&p->funcs);
+    tp_parcel_refs_free(&p->asked);
     free(p->images);
     free(p->read);
 }

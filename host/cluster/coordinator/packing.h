@@ -26,7 +26,10 @@ struct packing {
     uint8_t modules_digest[TP_DIGEST_BYTES];
     uint64_t modules_size; /* of the host's bundle as it was stored last; 0: it was not */
     tp_blob modules;
-    tp_parcel_refs funcs; /* held while the session lasts, since workers know them by address */
+    uint64_t n_funcs; /* how many functions were numbered (tp_func.afar) */
+    /* stores, which workers know by address, and functions with a limit: held while the session
+     * lasts, since they may be asked for */
+    tp_parcel_refs asked;
     tp_store_names stores;
     struct {
         tp_blob blob;
