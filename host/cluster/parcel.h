@@ -141,7 +141,9 @@ typedef struct tp_early {
 
 typedef enum tp_answer_kind {
     TP_ANSWER_DONE = 1, /* records of results */
-    TP_ANSWER_BACK,     /* it was not run here, or not all of it: it must be sent again */
+    /* it was not run here, or not all of it: it must be sent again; the result is empty, or a text
+     * that says why this worker cannot run anything now */
+    TP_ANSWER_BACK,
     /* this worker runs nothing of this coordinator's; the result is a text that says why */
     TP_ANSWER_REFUSED
 } tp_answer_kind;

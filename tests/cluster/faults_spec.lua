@@ -197,6 +197,32 @@ describe("a cluster's worker", function()
     own:kill(worker, "KILL")
   end)
 
+  it("that can start no process gives its work back, and says why", function()
+    local bad = {}
+    for i, more in ipairs { 0, 6, 12, 15 } do -- so many descriptors it may open yet
+      bad[i] = own:worker(2)
+      local fds = 0
+      for _ in lfs.dir(("/proc/%d/fd"):format(bad[i].pid)) do fds = fds + 1 end
+      cluster.capture(("prlimit --pid %d --nofile=%d:%d"):format(bad[i].pid, fds - 2 + more, fds - 2 + more))
+    end
+    local script = own:start [[
+      local f = require "tidepool".App("job"):func(function(x) return x * 2 end)
+      print(unpack(f:map({ 1, 2, 3, 4 }):list()))]]
+    support.eventually("one says so", function()
+      for _, worker in ipairs(bad) do
+        if own:said(worker):find "gives back: .*open files" then return true end
+      end
+    end)
+    support.eventually("the script says so", function()
+      return (support.read_file(script.dir .. "/err") or ""):find "cannot run its work: .*open files"
+    end)
+    local good = own:worker(1)
+    local said, status, errors = script.done()
+    assert.same({ "2\t4\t6\t8\n", 0 }, { said, status }, errors)
+    for _, worker in ipairs(bad) do own:kill(worker, "KILL") end
+    own:kill(good, "KILL")
+  end)
+
   --- The build, as workers show it.
   local function build_of(worker)
     local said = own:speak("coordinator", "SUB tp1.d.hb.* 1\r\n", " Tidepool")

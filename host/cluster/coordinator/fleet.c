@@ -120,6 +120,7 @@ void tp_fleet_reset(cluster *c)
 {
     c->fleet.window = 0;
     c->fleet.n_short = 0;
+    c->fleet.unable[0] = '\0';
 }
 
 bool tp_fleet_open(cluster *c)

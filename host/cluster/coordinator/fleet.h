@@ -97,6 +97,9 @@ struct fleet {
     bool is_emptied, has_said_full;
     uint64_t retry_ns, short_ns; /* when they are tried again; since when nothing was taken, or 0 */
     tp_error why; /* of the last shortage, for the user */
+
+    /* ---- by returns.c: why a worker has last given work back; "": none has said ---- */
+    char unable[400];
 };
 
 /* Memory for it. False: there is none. The owner's thread, before the carrier's is started. */

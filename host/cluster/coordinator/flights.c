@@ -217,8 +217,11 @@ void tp_flight_send_again(cluster *c, flight *l)
         return;
     }
     if (sending > SENDINGS) {
-        tp_flight_fail(l, TP_KIND_RESOURCE,
-                       "the cluster could not carry it: its workers gave it back again and again");
+        char message[600];
+        snprintf(message, sizeof message,
+                 "the cluster could not carry it: its workers gave it back again and again%s%s",
+                 *c->fleet.unable ? "; the last one: " : "", c->fleet.unable);
+        tp_flight_fail(l, TP_KIND_RESOURCE, message);
         tp_flight_advance(c, l);
         return;
     }

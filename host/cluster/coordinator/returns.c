@@ -198,6 +198,20 @@ static void take_refusal(cluster *c, flight *l, const tp_answer *a, const char *
     tp_flight_send_again(c, l);
 }
 
+/* A worker says why it gives work back: the user is told, once of each reason in a row. */
+static void note_unable(cluster *c, const char *bytes, size_t len)
+{
+    char why[sizeof c->fleet.unable], text[sizeof why + 80];
+    snprintf(why, sizeof why, "%.*s", (int)(len < sizeof why ? len : sizeof why), bytes);
+    for (char *p = why; *p; p++)
+        *p = (unsigned char)*p < ' ' ? '?' : *p;
+    if (!*why || strcmp(why, c->fleet.unable) == 0)
+        return;
+    memcpy(c->fleet.unable, why, sizeof c->fleet.unable);
+    snprintf(text, sizeof text, "tidepool: a worker of the cluster cannot run its work: %s\n", why);
+    tp_cluster_say(c, text);
+}
+
 void tp_returns_take(cluster *c, flight *l, const char *data, size_t len)
 {
     tp_answer a = { 0 };
@@ -209,6 +223,7 @@ void tp_returns_take(cluster *c, flight *l, const char *data, size_t len)
     len -= names + ticket;
     if (l->is_bound && !tp_fleet_streams(l, a.worker, a.run))
         return; /* it ran elsewhere, too, or anew, and those values were not taken */
+    const bool is_said = a.kind == TP_ANSWER_BACK && a.where == TP_ANSWER_HERE;
     c->server.losses = 0;
     tp_fleet_adapt(c, l);
     take_offers(c, l, &a);
@@ -231,6 +246,7 @@ void tp_returns_take(cluster *c, flight *l, const char *data, size_t len)
     } else if (a.kind == TP_ANSWER_DONE) {
         read_records(c, l, bytes, a.size, a.count);
     } else if (a.kind == TP_ANSWER_BACK) {
+        note_unable(c, bytes, is_said ? a.size : 0);
         tp_flight_send_again(c, l);
     } else if (a.kind == TP_ANSWER_REFUSED) {
         take_refusal(c, l, &a, bytes);

@@ -110,6 +110,20 @@ static const uint8_t *payload_of(const chunk *k)
     return head_of(k).is_blob ? k->payload.data : k->message.data + sizeof(tp_sealed);
 }
 
+/* Nothing runs here now, for want of descriptors or processes, say: the chunk goes to another
+ * worker, and so does what comes next, for a while. */
+static void give_back_unable(node *n, chunk *k, const char *why)
+{
+    char text[600];
+    const uint64_t now = tp_node_now_ms();
+    if (now >= n->unable_ms)
+        tp_node_say("cannot run its work, which it gives back: %s", why);
+    n->unable_ms = now + UNABLE_MS;
+    tp_chunks_reset_pulls(n, n->unable_ms);
+    snprintf(text, sizeof text, "%s: %s", n->host_name, why);
+    tp_reply_give(n, k, TP_ANSWER_BACK, text, strlen(text));
+}
+
 void tp_chunk_enqueue(node *n, chunk *k)
 {
     tp_sealed head = head_of(k);
@@ -168,6 +182,7 @@ static void begin(node *n, chunk *k)
     tp_block *items = NULL;
     const char *name;
     const uint8_t *image_bytes = NULL;
+    bool is_unable = false;
     k->state = RUNNING;
     k->begun_ns = uv_hrtime();
     s->busy_ms = tp_node_now_ms();
@@ -182,8 +197,10 @@ static void begin(node *n, chunk *k)
     int rc = tp_parcel_get_task(&task, &name, &items, &image_bytes, &k->ticket, &k->refs,
                                 &s->known, payload_of(k), head_of(k).size, &err);
     s->is_kept |= k->ticket.len > 0;
-    if (rc == 0 && !s->host)
+    if (rc == 0 && !s->host) {
         rc = tp_session_open_host(n, s, task.tags_lines != 0, &err);
+        is_unable = rc != 0;
+    }
     rc = rc ? rc : tp_code_take_modules(n, s, &task, &err);
     bool is_gone = rc && err.code == TP_ESYS; /* a blob that the task needs is gone */
     if (rc == 0) {
@@ -205,7 +222,9 @@ static void begin(node *n, chunk *k)
     tp_buf_free(&k->payload);
     if (rc == 0 && k->streams) /* so that it is this worker's */
         tp_chunk_send_values(n, k);
-    if (is_gone || (rc && err.code == TP_ESYS && !image_bytes && !k->image)) {
+    if (is_unable) {
+        give_back_unable(n, k, err.message);
+    } else if (is_gone || (rc && err.code == TP_ESYS && !image_bytes && !k->image)) {
         tp_reply_give_back(n, k);
     } else if (rc) {
         char why[600];
@@ -290,12 +309,17 @@ void tp_chunk_collect(node *n, chunk *k)
         k->has_told_full &= is_full;
         if (!k->is_on_way && (k->n_values > 0 || (is_full && !k->has_told_full)))
             tp_chunk_send_values(n, k);
-        if (!k->is_on_way && (tp_job_is_over(k->job) || k->at == k->count)) {
+        /* nobody but its executor cancels it: when that has no workers left, or no memory */
+        const bool is_cancelled = tp_job_is_cancelled(k->job);
+        if (!k->is_on_way && (is_cancelled || tp_job_is_over(k->job) || k->at == k->count)) {
             const tp_error *why = tp_job_lost(k->job);
             put_results(k, true);
+            if (k->at < k->count && why) {
+                give_back_unable(n, k, why->message);
+                return;
+            }
             if (k->at < k->count)
-                fail_rest(k, TP_KIND_RESOURCE,
-                          why ? why->message : "not enough memory on a worker of the cluster");
+                fail_rest(k, TP_KIND_RESOURCE, "not enough memory on a worker of the cluster");
             double took = (double)(uv_hrtime() - k->begun_ns);
             if (!k->streams) /* its reader may be slow */
                 n->chunk_ns = n->chunk_ns > 0 ? 0.8 * n->chunk_ns + 0.2 * took : took;

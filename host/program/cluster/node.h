@@ -30,6 +30,7 @@ enum {
     EARLY_MS = 50, /* an item that runs for longer does not keep back what it need not */
     LOOK_MS = 200,   /* the longest wait for events, in ms: periodic work is checked so often */
     PROGRESS_MS = TP_ACK_WAIT_S * 1000 / 4, /* how often a chunk is said to be under way */
+    UNABLE_MS = 10 * 1000, /* a worker that cannot run its work takes none for so long */
     AGAIN_MS = 2000, /* a result that the server has not acknowledged is sent again after this */
     /* while chunks take less than this, more are fetched than there are slots: at least one more
      * for each slot */
@@ -178,6 +179,7 @@ typedef struct node {
     pull pulls[PULLS];
     uint64_t pull_ms;
     double chunk_ns; /* how long a chunk took lately */
+    uint64_t unable_ms; /* until then it takes nothing, since it could not run what it had */
 
     /* ---- by intake.c ---- */
     uint64_t beat_ms, beat_until_ms; /* how often it shows itself, and how long that holds */

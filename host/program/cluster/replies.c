@@ -68,7 +68,8 @@ static unsigned offers(const node *n)
     for (const session *s = n->sessions; s; s = s->next)
         sessions += now < s->busy_ms + BUSY_MS;
     unsigned most = tp_reply_most_chunks(n) / (sessions ? sessions : 1);
-    return n->is_leaving || n->chunk_ns >= SHORT_NS ? 0 : most ? most : 1;
+    const bool takes = !n->is_leaving && n->chunk_ns < SHORT_NS && now >= n->unable_ms;
+    return !takes ? 0 : most ? most : 1;
 }
 
 /* The chunk that begins when k is over, if it is of the same session; NULL: none does. */
