@@ -37,7 +37,7 @@ io.stdout:setvbuf "line"
 
 local sin, cos, sqrt = math.sin, math.cos, math.sqrt
 local band, bxor, rshift = bit.band, bit.bxor, bit.rshift
-local SIZES, SECONDS, SMALL_SECONDS, ROUNDS_MAX, ROUNDS_MIN, LIMIT = { 1e3, 1e4, 1e5, 1e6, 1e7 }, 2, 6, 201, 3, 1.1
+local SIZES, SECONDS, SMALL_SECONDS, ROUNDS_MAX, ROUNDS_MIN, LIMIT = { 1e3, 1e4, 1e5, 1e6, 1e7 }, 2, 6, 1001, 3, 1.1
 
 local functions = {
   { "2x+1", function(x) return 2 * x + 1 end },

@@ -13,6 +13,7 @@ local mixed = require "tidepool.engine.mixed"
 
 local columns_type = ffi.typeof "void **"
 local double_pointer = ffi.typeof "const double *"
+local void_pointer = ffi.typeof "void *"
 local progress = require "tidepool.engine.progress"
 local reduce = require "tidepool.engine.reduce"
 local times = require "tidepool.engine.times"
@@ -638,14 +639,14 @@ end
 function Results:_keep_apart(columns)
   local settings, first, n = self.settings, self.first, self.n
   local ready = settings.arrays
-  local function elements_of(c) return ffi.cast(array.pointer_type(settings.returns[c]), columns[c - 1]) end
-  if elements_of(1) == ready[1].elements + (first - 1) then return end
+  -- small maps have many blocks: a closure would keep the loop over them from being compiled
+  if columns[0] == ffi.cast(void_pointer, ready[1].elements + (first - 1)) then return end
   for c, a in ipairs(ready) do
     if not self.has_own_arrays then
       ready[c] = array.shaped(array.allocate(a.ctype, a.length, false), settings.shape)
       ffi.copy(ready[c].elements, a.elements, a.length * ffi.sizeof(array.c_name(a.ctype)))
     end
-    copy_elements(ready[c], first, n, elements_of(c))
+    copy_elements(ready[c], first, n, ffi.cast(array.pointer_type(settings.returns[c]), columns[c - 1]))
   end
   self.has_own_arrays = true
 end
