@@ -28,6 +28,7 @@ gpu.NO_DEVICE = NO_DEVICE
 local AUTO = executors.AUTO
 
 local found -- the devices once there are some
+local shared -- those of them that share maps with worker threads, see match_beside
 
 --- The devices, the best first: graphics cards with their own memory, others, accelerators,
 -- processors.
@@ -95,9 +96,11 @@ end
 --- The devices that share maps with worker threads: those that are no processors, else the first
 --- one that is; nil when there is none.
 local function match_beside(devices)
+  if shared or not devices[1] then return shared end
   local list = {}
   for _, d in ipairs(devices) do list[#list + 1] = d.type ~= "cpu" and d or nil end
-  return #list > 0 and list or devices[1] and { devices[1] } or nil
+  shared = #list > 0 and list or { devices[1] }
+  return shared
 end
 
 --- The devices that a `gpu` option selects; nil when there are none and it ends with "threads",
@@ -525,6 +528,8 @@ local PATIENCE_S = 1 -- how long abandoned work on a device may take to end by i
 --- message when there is none. `waits`: such work may take a while to end, and the others are
 --- tried.
 local function usable_of(f, devices, waits)
+  -- most maps are for one device that is fine: nothing is made for them, since they may be short
+  if not devices[2] and not core.device.is_stuck(devices[1].number, 0) then return devices end
   local usable, hung, complaint = {}, {}, nil
   local function try(d)
     if not core.device.is_stuck(d.number, waits and PATIENCE_S or 0) then
@@ -543,11 +548,17 @@ local function usable_of(f, devices, waits)
   return usable[1] and usable or nil, complaint
 end
 
+local parameters = setmetatable({}, { __mode = "k" }) -- how many each Function has; false: it is OpenCL C
+
 --- The types of the inputs, and how many parameters f has. As in Lua, arguments beyond the
 --- parameters are dropped.
 local function given_types(f, types)
-  local wanted = not f.options.kernel and debug.getinfo(f.raw, "u").nparams
-  return types and wanted and { unpack(types, 1, math.min(#types, wanted)) } or types, wanted
+  local wanted = parameters[f]
+  if wanted == nil then
+    wanted = not f.options.kernel and debug.getinfo(f.raw, "u").nparams
+    parameters[f] = wanted
+  end
+  return types and wanted and #types > wanted and { unpack(types, 1, wanted) } or types, wanted
 end
 
 --- The element types for lists as inputs; nil when all parameters are numbers. Arguments have the
