@@ -35,11 +35,12 @@ enum {
     WORTH_NS = 200 * 1000,  /* workers run less than this before a site is known */
     TRIAL_NS = 1000 * 1000, /* what a site's first slice would take one worker, but for */
     TRIAL_MIN = 4096,       /* so many items, where they are not much of the job: */
-    TRIAL_PART = 50,        /* one part in so many, */
-    NEAR_PART = 10,         /* and where it costs little, in so many */
-    /* The slower one is tried, for such a part of this time, when the faster one has run for so
-     * long; each time after twice as long, and for twice as long, up to AGAIN_MAX times: a short
-     * time shows less. */
+    TRIAL_PART = 50,        /* one part in so many */
+    /* The slower one is tried, for a part of this time, when the faster one has run for so long;
+     * each time after twice as long, and for twice as long, up to AGAIN_MAX times: a short time
+     * shows less. It is so long that one part in TRIAL_PART of the time is lost by it, and where
+     * less can be lost one part in NEAR_PART of the time. */
+    NEAR_PART = 10,
     AGAIN_NS = 10 * 1000 * 1000, AGAIN_MAX = 64,
     /* Runs that take less than AGAIN_NS are known as a whole, from when the inputs were there, by
      * the median of the last ones (TP_RUNS_KEPT). One run counts as so many times what was known,
@@ -108,8 +109,9 @@ void tp_job_end_promise(tp_job *job, uint64_t site, bool is_made)
 static double sites_speed(const tp_job *job)
 {
     double speed = 0;
-    for (int d = 0; d < 64; d++)
-        if (job->sites >> d & 1 && job->func->site_ns[d] > 0)
+    int d = 0;
+    for (uint64_t left = job->sites; left; left >>= 1, d++)
+        if (left & 1 && job->func->site_ns[d] > 0)
             speed += 1 / (double)job->func->site_ns[d];
     return speed;
 }
@@ -298,8 +300,8 @@ static void begin_trial(const tp_job *job, bool at_sites)
 {
     tp_func *f = job->func;
     double sites = 1 / sites_speed(job), workers = (double)f->worker_ns / job->beside.workers;
-    bool is_near = fmax(sites, workers) < 2 * fmin(sites, workers);
-    f->trial_ns = (double)AGAIN_NS * f->trial_every / (is_near ? NEAR_PART : TRIAL_PART);
+    double lost = 1 - fmin(sites, workers) / fmax(sites, workers); /* of the trial's time */
+    f->trial_ns = (double)AGAIN_NS * f->trial_every / fmax(NEAR_PART, TRIAL_PART * lost);
     /* what was known of it counts less than what is seen now */
     f->worker_seen_ns /= at_sites ? 2 : 1;
     for (int d = 0; d < 64; d++)
