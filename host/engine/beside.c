@@ -340,6 +340,25 @@ void tp_job_begin_beside(tp_job *job, tp_slice *s, const tp_range *taken, uint64
     s->is_trial = is_again(job);
 }
 
+void tp_job_go_beside(tp_job *job, const tp_beside *beside, uint64_t sites, tp_ref *data)
+{
+    uv_mutex_lock(&job->engine->lock);
+    TP_ASSERT(!job->beside.executor && !job->executor_data && !job->sites);
+    job->executor_data = tp_ref_hold(data);
+    job->beside = *beside;
+    job->sites = sites & ~beside->executor->lost_sites;
+    /* what workers run now says what they take from here on, but it is no run that is known as a
+     * whole */
+    job->since_ns = job->running > 0 ? uv_hrtime() : 0;
+    job->run_began_ns = 0;
+    job->is_since_sites = job->is_whole = false;
+    for (tp_slice *s = job->engine->slices; s; s = s->next)
+        if (s->job == job)
+            s->is_trial = false;
+    uv_mutex_unlock(&job->engine->lock);
+    tp_engine_wake_beside(job->engine);
+}
+
 void tp_job_learn_beside(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now)
 {
     tp_func *f = job->func;

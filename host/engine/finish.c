@@ -473,7 +473,7 @@ bool tp_job_leave_site(tp_job *job, uint64_t site)
 
 bool tp_job_has_workers(const tp_job *job)
 {
-    return job->beside.executor != NULL; /* read-only */
+    return job->beside.executor != NULL; /* set before a site takes the first slice */
 }
 
 bool tp_job_settle(tp_slice *slice)

@@ -205,7 +205,8 @@ typedef struct tp_beside {
 typedef struct tp_job_config {
     tp_func *func;   /* held by the job */
     tp_image *image; /* held by the job; NULL when no Lua runs it */
-    /* held by the job: the executor's own data about it, which nobody else reads; or NULL */
+    /* held by the job: the executor's own data about it, which nobody else reads; or NULL. Of a job
+     * that goes on beside sites (tp_job_go_beside), theirs */
     tp_ref *executor_data;
     uint64_t sites; /* sites at which it may run, as bits; 0: only where agents have none */
     tp_executor *executor;
@@ -546,6 +547,10 @@ void tp_slice_be_patient(tp_slice *slice);
 /* How many items of the job workers have run since a site did not come back from them, and the
  * number of the last such site. Any thread. */
 uint64_t tp_job_lost_items(tp_job *job, int *site);
+
+/* From here on those sites run the job, too, beside its workers, which have run it alone; `data` as
+ * tp_job_config.executor_data. Its owner; once. */
+void tp_job_go_beside(tp_job *job, const tp_beside *beside, uint64_t sites, tp_ref *data);
 
 /* Do workers run the job beside its sites? Then they run what a site cannot, and whatever fails
  * there. */

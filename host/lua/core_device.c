@@ -63,6 +63,14 @@ static int l_device_list(lua_State *L)
     return 1;
 }
 
+/* core.device.begin() -> see tp_host_begin_opencl; true in a forked child, where list says why not */
+static int l_device_begin(lua_State *L)
+{
+    tp_host *host = get_context(L)->host;
+    lua_pushboolean(L, !tp_host_is_usable(host) || tp_host_begin_opencl(host));
+    return 1;
+}
+
 static const char *get_text(lua_State *L, int t, const char *key)
 {
     lua_getfield(L, t, key);
@@ -814,6 +822,7 @@ static int l_launcher_launch(lua_State *L)
 
 static const luaL_Reg device_functions[] = {
     { "list", l_device_list },
+    { "begin", l_device_begin },
     { "order", l_device_order },
     { "match", l_device_match },
     { "leased", l_device_leased },

@@ -455,6 +455,23 @@ static int l_job_open(lua_State *L)
     return 1;
 }
 
+/* core.job.go_beside(job, kernel): devices run it too, from here on, see tp_job_go_beside */
+static int l_job_go_beside(lua_State *L)
+{
+    context *ctx = get_context(L);
+    tp_job *job = check_job(L, 1)->job;
+    tp_kernel *kernel = tp_codec_to_ref(L, 2, &tp_kernel_type);
+    luaL_argcheck(L, kernel, 2, "kernel expected");
+    luaL_argcheck(L, !tp_job_executor_data(job), 1, "a job that only workers run expected");
+    tp_beside beside = open_beside(ctx->host, kernel);
+    tp_kernels *kernels = tp_kernels_new(ctx->host, tp_job_func(job), kernel, tp_opencl_keeps);
+    if (!kernels)
+        return tp_codec_raise_memory(L);
+    tp_job_go_beside(job, &beside, devices_of(kernel), (tp_ref *)kernels);
+    tp_ref_drop(kernels);
+    return 0;
+}
+
 /* core.job.set_reducer(job, kernel): see tp_kernels_set_reducer */
 static int l_job_set_reducer(lua_State *L)
 {
@@ -1309,6 +1326,7 @@ static int l_job_emit(lua_State *L)
 
 static const luaL_Reg job_functions[] = {
     { "open", l_job_open },
+    { "go_beside", l_job_go_beside },
     { "set_reducer", l_job_set_reducer },
     { "reduce", l_job_reduce },
     { "hold_back", l_job_hold_back },

@@ -58,7 +58,7 @@ enum {
 static _Noreturn void finish(int code, bool close_state)
 {
     lua_State *L = tp_process.L;
-    bool at_rest = true;
+    bool at_rest = true, is_loading = false;
 
     if (getpid() != tp_process.pid) /* a forked child has no threads to wait for */
         exit(tp_output_flush(code));
@@ -78,6 +78,8 @@ static _Noreturn void finish(int code, bool close_state)
     if (tp_process.host)
         tp_host_end_trace(tp_process.host);
     tp_profile_write();
+    /* exit() would call destructors of the libraries which that thread loads */
+    is_loading = tp_process.host && tp_host_is_loading_opencl(tp_process.host);
     if (close_state && at_rest && L && !tp_process.host->is_running) {
         tp_process.L = NULL;
         tp_profile_leave(L);
@@ -92,7 +94,7 @@ static _Noreturn void finish(int code, bool close_state)
         tp_signals_say_interrupted();
         tp_signals_die_by(tp_process.signal);
     }
-    if (at_rest)
+    if (at_rest && !is_loading)
         exit(code);
     /* exit() flushes stdio, which may block for ever when a worker holds the lock of a FILE: end
      * the process after TP_PATIENCE_MS */
@@ -344,6 +346,7 @@ int main(int argc, char **argv)
     if (o.dashboard && open_dashboard(host, o.port, &err))
         return cannot_start(err.message);
     tp_process.host->before_opencl = tp_caches_prepare;
+    tp_process.host->loads_beside = true;
     if (!o.quiet)
         tp_process.host->after_opencl = tp_caches_tell;
     tp_process.L = new_state();

@@ -107,6 +107,7 @@ failed:
 void tp_runtime_close(tp_host *host)
 {
     tp_cl_close(host->cl);
+    tp_ref_drop(host->loading);
     tp_bundle_close(&host->bundle);
     uv_mutex_destroy(&host->print_lock);
     uv_mutex_destroy(&host->cl_lock);
@@ -145,9 +146,28 @@ int tp_host_check_owner(const tp_host *host, tp_error *err)
     return 0;
 }
 
+/* With cl_lock held. Takes over what was loaded beside other work. */
+static void take_loaded(tp_host *host)
+{
+    if (host->cl || !host->loading || !tp_cl_loading_is_over(host->loading))
+        return;
+    host->cl = tp_cl_loading_take(host->loading);
+    tp_ref_drop(host->loading);
+    host->loading = NULL;
+    if (host->cl && host->after_opencl)
+        host->after_opencl(host->cl);
+}
+
 const tp_cl *tp_host_opencl(tp_host *host, tp_error *err)
 {
     uv_mutex_lock(&host->cl_lock);
+    for (take_loaded(host); !host->cl && host->loading; take_loaded(host)) {
+        tp_cl_loading *loading = tp_ref_hold(host->loading);
+        uv_mutex_unlock(&host->cl_lock);
+        tp_cl_loading_wait(loading);
+        tp_ref_drop(loading);
+        uv_mutex_lock(&host->cl_lock);
+    }
     /* every call tries again: memory or threads may have been short, or a driver may have been
      * installed */
     if (!host->cl) {
@@ -162,6 +182,28 @@ const tp_cl *tp_host_opencl(tp_host *host, tp_error *err)
     const tp_cl *cl = host->cl;
     uv_mutex_unlock(&host->cl_lock);
     return cl;
+}
+
+bool tp_host_begin_opencl(tp_host *host)
+{
+    tp_error ignored = { 0 };
+    uv_mutex_lock(&host->cl_lock);
+    if (!host->cl && !host->loading && host->loads_beside) {
+        if (host->before_opencl)
+            host->before_opencl();
+        host->loading = tp_cl_loading_new(host->opencl, &ignored);
+    }
+    bool is_loading = !host->cl && host->loading && !tp_cl_loading_is_over(host->loading);
+    uv_mutex_unlock(&host->cl_lock);
+    return !is_loading;
+}
+
+bool tp_host_is_loading_opencl(tp_host *host)
+{
+    uv_mutex_lock(&host->cl_lock);
+    bool is_loading = host->loading && !tp_cl_loading_is_over(host->loading);
+    uv_mutex_unlock(&host->cl_lock);
+    return is_loading;
 }
 
 /* In a worker process, the executor that stands in for `found`: the worker itself (inline) for all

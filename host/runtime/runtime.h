@@ -4,7 +4,7 @@
 
 #include "base/bundle.h"
 #include "engine/exec.h"
-#include "opencl/cl.h"
+#include "opencl/cl_loading.h"
 #include "opencl/program_store.h"
 #include "tidepool.h"
 
@@ -67,6 +67,9 @@ struct tp_host {
      * opens it. */
     void (*before_opencl)(void);
     void (*after_opencl)(const tp_cl *cl);
+    /* Set by a program that does not call exit() while tp_host_is_loading_opencl: OpenCL may be
+     * loaded beside what else is done. */
+    bool loads_beside;
     /* Called, with `noting`, when users' code has noted an event: on the thread of the worker. */
     void (*noted)(void *noting);
     void *noting;
@@ -86,6 +89,7 @@ struct tp_host {
     /* ---- guarded by cl_lock, which is never held together with another lock ---- */
     uv_mutex_t cl_lock;
     tp_cl *cl; /* NULL until it was asked for and could be opened */
+    tp_cl_loading *loading; /* held; NULL: it is not, or was taken over */
 
     /* ---- the owner's ---- */
     struct tp_tracer *tracer;         /* writes what happens to files; NULL: nobody does */
@@ -177,6 +181,13 @@ tp_executor *tp_host_executor_that(tp_host *host, unsigned capabilities);
 /* OpenCL and its devices, opened at the first call (which takes some 20 ms); NULL with err set when
  * there is none, and tried again at the next call. Any thread. */
 const tp_cl *tp_host_opencl(tp_host *host, tp_error *err);
+
+/* Begins to load OpenCL on a thread of its own, where the program allows that (loads_beside). True:
+ * tp_host_opencl would not wait for that now; or nothing can be begun, and it loads. Any thread. */
+bool tp_host_begin_opencl(tp_host *host);
+
+/* Is OpenCL loaded now, on a thread of its own? Any thread. */
+bool tp_host_is_loading_opencl(tp_host *host);
 
 /* Waits until the job has news after `seen`, or the host is interrupted, or until deadline_ns
  * (uv_hrtime; UINT64_MAX: for ever). Runs the loop meanwhile. Owner. */

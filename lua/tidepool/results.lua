@@ -534,6 +534,7 @@ function Results:_advance(no_wait, is_reducing, is_polling)
     -- a callback of the user's has cancelled it
     if self.job ~= job then return self:_advance(no_wait) end
     if self.k < self.n then return "block" end -- or has read some of it
+    if self.settings.joins and not self.settings.joins(job, self.settings) then self.settings.joins = nil end
     local kind, first, n, pointers, n_scalars, text = core.job.next(job)
     if not kind then
       if first and pointers and (self.settings.return_exceptions or self.settings.on_error) then

@@ -353,6 +353,49 @@ local GATED = [[
   print(table.concat(builds, ", "))
 ]]
 
+-- An OpenCL that is loaded when there is a file. Maps run on threads until then.
+local LOADED = [[
+  local tidepool = require "tidepool"
+  local k, gate = 1, os.getenv "FAULTS_LOAD_GATE"
+  local function work(x)
+    local s = x * k
+    for i = 1, 200 do s = s * 0.5 + i end
+    return s
+  end
+  local f = tidepool.App():func { gpu = "auto" } (work)
+  local few = f:map(tidepool.range(100000), { times = true })
+  assert(few:list()[77] == work(77) and few:times().device[77] == 0)
+  print "threads"
+  if not OPENS then return end
+  local changed = f:map(tidepool.range(300000), { window = 100000, times = true })
+  local at_first = work(299999)
+  k = 2 -- no device may give what the function was not when the map began
+  assert(io.open(gate, "w")):close()
+  for i, y in changed do assert(i ~= 299999 or y == at_first) end
+]]
+
+-- A map that has begun before that goes over to the device.
+local JOINED = [[
+  local tidepool = require "tidepool"
+  local function work(x)
+    local s = x
+    for i = 1, 200 do s = s * 0.5 + i end
+    return s
+  end
+  if not os.getenv "FAULTS_LOAD_GATE" then return tidepool.App():func { gpu = "any" } (work):map({ 1 }):list() end
+  local results = tidepool.App():func { gpu = "auto" } (work):map(tidepool.range(50000000), { window = 100000, times = true })
+  local began = tidepool.now()
+  for i, y in results do
+    assert(y == work(i) or i % 1000 ~= 0)
+    if i == 1 then assert(io.open(os.getenv "FAULTS_LOAD_GATE", "w")):close() end
+    if i % 100000 == 0 and (results:times().device[i] > 0 or tidepool.now() - began > 120) then
+      print("device", results:times().device[i])
+      results:cancel()
+      break
+    end
+  end
+]]
+
 describe("gpu = \"auto\" in a process of its own", function()
   it("runs on threads where there is no OpenCL", function()
     local done = run("TIDEPOOL_OPENCL=/none/libOpenCL.so $T job.lua", { ["job.lua"] = JOB })
@@ -393,6 +436,24 @@ describe("gpu = \"auto\" in a process of its own", function()
     done = run(command, { ["job.lua"] = GATED:gsub("repeat assert%b()", "repeat map()"):gsub("for _ = 1, 5[^\n]+", "") })
     assert.equal("", done.stderr)
     assert.matches("read for 1\n$", done.stdout)
+  end)
+
+  it("threads run maps while OpenCL is loaded, and a script that ends does not wait for it", function()
+    local dir, began = support.temp_dir(), tidepool.now()
+    local command = ("FAULTS_LOAD_GATE=%s/gate TIDEPOOL_OPENCL=%s $T job.lua"):format(dir, faults)
+    local done = run(command, { ["job.lua"] = LOADED })
+    assert.same({ "", "threads\n", 0 }, { done.stderr, done.stdout, done.code })
+    assert(tidepool.now() - began < 50) -- the gate is waited at for a minute
+    done = run(command, { ["job.lua"] = "OPENS = true\n" .. LOADED })
+    assert.same({ "", "threads\n", 0 }, { done.stderr, done.stdout, done.code })
+  end)
+
+  it("a map that has begun while OpenCL is loaded goes over to the device", function()
+    local dir = support.temp_dir()
+    local command = ("XDG_CACHE_HOME=@/cache XDG_STATE_HOME=@ POCL_CACHE_DIR=@/pocl TIDEPOOL_OPENCL=%s $T job.lua"):format(faults):gsub("@", dir)
+    assert.equal(0, run(command, { ["job.lua"] = JOINED }).code) -- what is on disk takes less time to make
+    local done = run(("FAULTS_LOAD_GATE=%s/gate "):format(dir) .. command, { ["job.lua"] = JOINED })
+    assert.same({ "", "device\t1\n", 0 }, { done.stderr, done.stdout, done.code })
   end)
 
   it("threads run all of it where the driver does not compile it", function()

@@ -17,6 +17,7 @@
  *   FAULTS_OPEN=1       devices cannot be opened
  *   FAULTS_BUILD=1      programs do not compile; only for the first device when it is "first"
  *   FAULTS_BUILD_GATE=path  the compiler waits until there is that file, for a minute at most
+ *   FAULTS_LOAD_GATE=path  listing the platforms waits in the same way
  *   FAULTS_PINNED=n     buffers of pinned memory (CL_MEM_ALLOC_HOST_PTR) from the n-th on cannot be
  *                       made; -n: nor mapped
  *   FAULTS_LAZY=n       copies that are not waited for begin n ns after they were asked for
@@ -946,12 +947,24 @@ cl_int clEnqueueCopyBuffer(cl_command_queue queue, cl_mem from, cl_mem to, size_
     return REAL(clEnqueueCopyBuffer)(queue, from, to, from_at, to_at, size, n, events, event);
 }
 
+/* Waits until there is a file of that name, if there is one. */
+static void wait_at(const char *gate)
+{
+    for (int i = 0; gate && access(gate, F_OK) && i < GATE_TURNS; i++)
+        nanosleep(&(struct timespec){ 0, 10 * 1000 * 1000 }, NULL);
+}
+
+cl_int clGetPlatformIDs(cl_uint max, cl_platform_id *platforms, cl_uint *n)
+{
+    wait_at(getenv("FAULTS_LOAD_GATE"));
+    return REAL(clGetPlatformIDs)(max, platforms, n);
+}
+
 cl_int clBuildProgram(cl_program program, cl_uint n, const cl_device_id *devices,
                       const char *options, void(CL_CALLBACK *done)(cl_program, void *), void *user)
 {
-    const char *which = getenv("FAULTS_BUILD"), *gate = getenv("FAULTS_BUILD_GATE");
-    for (int i = 0; gate && access(gate, F_OK) && i < GATE_TURNS; i++)
-        nanosleep(&(struct timespec){ 0, 10 * 1000 * 1000 }, NULL);
+    const char *which = getenv("FAULTS_BUILD");
+    wait_at(getenv("FAULTS_BUILD_GATE"));
     if (which && (strcmp(which, "first") != 0 || devices[0] == first_device))
         return CL_BUILD_PROGRAM_FAILURE;
     if (is_dead_program(program))

@@ -682,6 +682,8 @@ local function note_opened(f, seconds)
   opened_in[f] = cost
 end
 
+local has_begun = false -- to load OpenCL
+
 --- Could none of the unit's programs be made, though their devices are there?
 local function has_failed(unit)
   for _, one in ipairs(unit.programs) do
@@ -690,9 +692,13 @@ local function has_failed(unit)
   return true
 end
 
+--- Is OpenCL loaded now, beside what else is done, since gpu.beside has begun that?
+---@return boolean
+function gpu.is_loading() return not found and has_begun and not core.device.begin() end
+
 --- What devices run of a map of f beside worker threads (gpu = "auto"), as gpu.kernel; nil when
---- only threads run it: since it has little to do, no device is there, or none can run the
---- function. Then f:opencl() says why.
+--- only threads run it: since it has little to do, OpenCL is still loaded, no device is there, or
+--- none can run the function. Then f:opencl() says why.
 ---@param f tidepool.Function
 ---@param types string[]?
 ---@param source table
@@ -701,6 +707,10 @@ end
 function gpu.beside(f, types, source)
   local key = table.concat(types or { "numbers" }, " ")
   if refused[f] and refused[f][key] or not (is_worth_it(f, source.total) and is_paid_for(f, source.total)) then return nil end
+  if not found then
+    has_begun = true
+    if not core.device.begin() then return nil end -- the map need not wait for that: see joiner in maps.lua
+  end
   local began = core.loop.now()
   local fine, kernel, unit = pcall(gpu.kernel, f, types, source)
   if fine and unit and not unit.is_new then note_opened(f, core.loop.now() - began) end

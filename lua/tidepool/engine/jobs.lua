@@ -87,6 +87,9 @@ function jobs.encode(self, executor)
   return image, captured
 end
 
+--- The last image of the function that was made for workers.
+function jobs.image(self) return images[self] end
+
 --- The function's part of its cache, from cache.open; nil when it has none. Maps inside mapped
 --- functions have none.
 function jobs.cache(self)

@@ -33,9 +33,29 @@ end
 
 --- The kernel that runs a map's items on devices beside worker threads, where those run them; see
 --- gpu.beside. Data of a device is left to it.
+--- Also returns whether they may, once OpenCL is loaded.
 local function open_beside(self, source, special)
   if jobs.is_auto(self) and not source.device and not special.streams and jobs.executor(self) == executors.fallback then
-    return require("tidepool.device.gpu").beside(self, source.types, source)
+    local gpu = require "tidepool.device.gpu"
+    local kernel, unit = gpu.beside(self, source.types, source)
+    return kernel, unit, not kernel and source.total ~= nil and gpu.is_loading()
+  end
+end
+
+--- What has devices run a map, too, that began while OpenCL was loaded: called by its Results until
+--- it returns false. They run the function as it was then, or not at all: nobody else keeps what it
+--- captures.
+local function joiner(self, source, n_returns, executor, image)
+  return function(job, settings)
+    local gpu = require "tidepool.device.gpu"
+    if gpu.is_loading() then return true end
+    if jobs.encode(self, executor) ~= image then return false end
+    local kernel, unit = gpu.beside(self, source.types, source)
+    if kernel and (n_returns > 0 or #unit.result_types == 1) then
+      core.job.go_beside(job, kernel)
+      settings.beside = unit
+    end
+    return false
   end
 end
 
@@ -99,9 +119,10 @@ function maps.start(self, source, settings, special)
   local kernel, unit = jobs.kernel(run, source.types, source, source.is_grid and not is_recorded and source.shape or nil, source.device)
   local plan -- of devices of other machines
   if unit and unit.is_far then plan, kernel = kernel, nil end
-  if not (kernel or plan) then more.kernel, unit = open_beside(self, source, special) end
+  local may_join = false
+  if not (kernel or plan) then more.kernel, unit, may_join = open_beside(self, source, special) end
   if unit and unit.has_places then source = inputs.places(source.shape) end
-  if kernel or plan or more.kernel then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
+  if kernel or plan or more.kernel or may_join then source.block = inputs.LARGEST_BLOCK end -- a launch costs as much as some thousand numbers
   -- A device gives columns of numbers in any case; where the inputs are arrays or places of one,
   -- the results are too.
   local wants_arrays = returns ~= nil or source.types ~= nil or (kernel or plan) and source.shape ~= nil
@@ -151,6 +172,7 @@ function maps.start(self, source, settings, special)
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays, stays = more.stays, device = kernel and unit.device,
     is_auto = jobs.is_auto(self), beside = more.kernel and unit or nil,
+    joins = may_join and joiner(self, source, returns and #returns or 0, executor, jobs.image(self)) or nil,
     kernel = kernel, unit = kernel and unit,
     reducers = on_device, reduces = executor.far and not plan and may_reduce, is_single = (kernel or plan) and self.options.precision == "single",
     progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times, builds = builds,
