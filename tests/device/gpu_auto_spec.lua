@@ -363,7 +363,7 @@ local LOADED = [[
     return s
   end
   local f = tidepool.App():func { gpu = "auto" } (work)
-  local few = f:map(tidepool.range(100000), { times = true })
+  local few = f:map(tidepool.range(500000), { times = true })
   assert(few:list()[77] == work(77) and few:times().device[77] == 0)
   print "threads"
   if not OPENS then return end

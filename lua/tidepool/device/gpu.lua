@@ -692,9 +692,14 @@ local function has_failed(unit)
   return true
 end
 
---- Is OpenCL loaded now, beside what else is done, since gpu.beside has begun that?
+--- Are the devices known? Else OpenCL is loaded beside what else is done, from now on if it
+--- `begins`.
+---@param begins boolean
 ---@return boolean
-function gpu.is_loading() return not found and has_begun and not core.device.begin() end
+function gpu.are_known(begins)
+  has_begun = has_begun or begins
+  return found ~= nil or has_begun and core.device.begin()
+end
 
 --- What devices run of a map of f beside worker threads (gpu = "auto"), as gpu.kernel; nil when
 --- only threads run it: since it has little to do, OpenCL is still loaded, no device is there, or
@@ -704,13 +709,13 @@ function gpu.is_loading() return not found and has_begun and not core.device.beg
 ---@param source table
 ---@return userdata? kernel
 ---@return table? unit
+---@return boolean? may_join  it is worth asking again, when devices are known
 function gpu.beside(f, types, source)
   local key = table.concat(types or { "numbers" }, " ")
   if refused[f] and refused[f][key] or not (is_worth_it(f, source.total) and is_paid_for(f, source.total)) then return nil end
-  if not found then
-    has_begun = true
-    if not core.device.begin() then return nil end -- the map need not wait for that: see joiner in maps.lua
-  end
+  -- Nobody waits for OpenCL; and while a library is loaded nobody else can look up a function of one, as workers do
+  -- when they start: so that is not begun with a function's first map, but in it (joiner in maps.lua).
+  if not gpu.are_known(not source.total or core.func.mean(f.core) > 0) then return nil, nil, true end
   local began = core.loop.now()
   local fine, kernel, unit = pcall(gpu.kernel, f, types, source)
   if fine and unit and not unit.is_new then note_opened(f, core.loop.now() - began) end

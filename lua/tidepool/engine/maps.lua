@@ -33,22 +33,23 @@ end
 
 --- The kernel that runs a map's items on devices beside worker threads, where those run them; see
 --- gpu.beside. Data of a device is left to it.
---- Also returns whether they may, once OpenCL is loaded.
+--- Also returns whether they may later (joiner).
 local function open_beside(self, source, special)
   if jobs.is_auto(self) and not source.device and not special.streams and jobs.executor(self) == executors.fallback then
-    local gpu = require "tidepool.device.gpu"
-    local kernel, unit = gpu.beside(self, source.types, source)
-    return kernel, unit, not kernel and source.total ~= nil and gpu.is_loading()
+    return require("tidepool.device.gpu").beside(self, source.types, source)
   end
 end
 
---- What has devices run a map, too, that began while OpenCL was loaded: called by its Results until
+local LOAD_AFTER_S = 0.01 -- OpenCL is loaded for a map that has run for so long: a script of a short one can do without it
+
+--- What has devices run a map, too, that began before they were known: called by its Results until
 --- it returns false. They run the function as it was then, or not at all: nobody else keeps what it
 --- captures.
-local function joiner(self, source, n_returns, executor, image)
+local function joiner(self, source, n_returns, executor)
+  local image, began = jobs.image(self), core.loop.now()
   return function(job, settings)
     local gpu = require "tidepool.device.gpu"
-    if gpu.is_loading() then return true end
+    if not gpu.are_known(core.loop.now() - began >= LOAD_AFTER_S) then return true end
     if jobs.encode(self, executor) ~= image then return false end
     local kernel, unit = gpu.beside(self, source.types, source)
     if kernel and (n_returns > 0 or #unit.result_types == 1) then
@@ -172,7 +173,7 @@ function maps.start(self, source, settings, special)
     max_attempts = 1 + (retries and retries.max or 0), on_retry = retries and retries.on, is_kept = more.is_kept,
     returns = not more.discard and returns or nil, arrays = arrays, stays = more.stays, device = kernel and unit.device,
     is_auto = jobs.is_auto(self), beside = more.kernel and unit or nil,
-    joins = may_join and joiner(self, source, returns and #returns or 0, executor, jobs.image(self)) or nil,
+    joins = may_join and source.total and joiner(self, source, returns and #returns or 0, executor) or nil,
     kernel = kernel, unit = kernel and unit,
     reducers = on_device, reduces = executor.far and not plan and may_reduce, is_single = (kernel or plan) and self.options.precision == "single",
     progress = settings.progress, journal = kept, halt = halt, ordered = more.ordered, executor = executor, times = settings.times, builds = builds,
