@@ -241,11 +241,17 @@ static bool hash_value(lua_State *L, int index, uint64_t *h)
     }
 }
 
-/* Adds the table on top to the queue, at *n, if it is captured and this walk has not reached it
- * yet. */
+/* Adds the table on top, or that of the fields of the userdata there, to the queue, at *n, if it is
+ * captured and this walk has not reached it yet. */
 static void enqueue(lua_State *L, tp_captured *c, uint32_t *n)
 {
-    uint32_t number = lua_istable(L, -1) ? c->places[place_of(c, lua_topointer(L, -1))] : 0;
+    const void *table = lua_istable(L, -1) ? lua_topointer(L, -1) : NULL;
+    if (lua_type(L, -1) == LUA_TUSERDATA) {
+        lua_getfenv(L, -1);
+        table = lua_topointer(L, -1);
+        lua_pop(L, 1);
+    }
+    uint32_t number = table ? c->places[place_of(c, table)] : 0;
     if (number && c->entries[number - 1].visited != c->walk) {
         c->entries[number - 1].visited = c->walk;
         c->queue[(*n)++] = number;
@@ -286,7 +292,7 @@ static void start_walk(tp_captured *c)
 
 void tp_captured_seal(lua_State *L, tp_captured *c)
 {
-    luaL_checkstack(L, 6, "captured tables");
+    luaL_checkstack(L, 7, "captured tables");
     push_list(L, c);
     start_walk(c);
     for (uint32_t i = 0, n = 0; i < c->n; i++) {

@@ -336,6 +336,16 @@ void tp_codec_add_class(lua_State *L, const char *name, int index, bool by_value
     lua_pop(L, 1);
 }
 
+bool tp_codec_has_fields(lua_State *L, struct codec *c)
+{
+    struct known *k = tp_codec_find_known(c, lua_topointer(L, -1));
+    lua_pushliteral(L, "__fields");
+    lua_rawget(L, -2);
+    bool has = lua_toboolean(L, -1) && k && k->kind == CLASS;
+    lua_pop(L, 1);
+    return has;
+}
+
 void tp_codec_new_epoch(lua_State *L)
 {
     tp_codec_of(L)->epoch++;

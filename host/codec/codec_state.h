@@ -245,6 +245,10 @@ struct class *tp_codec_find_class(const struct codec *c, const char *name, size_
 struct class *tp_codec_set_class(lua_State *L, struct codec *c, const char *name, size_t len,
                                  int origin);
 
+/* Is the metatable on top that of a class whose objects are userdata with fields, as its field
+ * `__fields` says? The environment of such a userdata is the table of its fields. */
+bool tp_codec_has_fields(lua_State *L, struct codec *c);
+
 /* The host object of the userdata on top, of whatever type; NULL if it has none. */
 tp_ref *tp_codec_any_ref(lua_State *L);
 

@@ -614,8 +614,8 @@ static int get_pairs(decoder *d, uint32_t n)
     return 0;
 }
 
-/* Reads the metatable of the table on top. Bytes from outside may only name metatables; our own
- * messages may bring them along. */
+/* Reads the metatable of the table, or the userdata with fields, on top. Bytes from outside may only
+ * name metatables; our own messages may bring them along. */
 APART static int get_metatable(decoder *d)
 {
     uint8_t tag = left(d) ? *d->p & ~SHARED : T_NIL;
@@ -627,7 +627,26 @@ APART static int get_metatable(decoder *d)
         return -1;
     if (!lua_istable(d->L, -1))
         return malformed(d, "a metatable that is not a table");
+    if (lua_type(d->L, -2) == LUA_TUSERDATA && !tp_codec_has_fields(d->L, decoder_codec(d)))
+        return malformed(d, "a metatable of no userdata");
     lua_setmetatable(d->L, -2);
+    return 0;
+}
+
+/* Reads a userdata with fields. */
+APART static int get_fields(decoder *d, uint8_t tag)
+{
+    lua_State *L = d->L;
+    const uint8_t *at = d->p - 1;
+    if (deeper(d) < 0)
+        return -1;
+    lua_newuserdata(L, 0);
+    if (((tag & SHARED) && share(d, at, 0) < 0) || get_metatable(d) < 0 || get_value(d) < 0)
+        return -1;
+    if (!lua_istable(L, -1))
+        return malformed(d, "fields that are no table");
+    lua_setfenv(L, -2);
+    d->depth--;
     return 0;
 }
 
@@ -985,6 +1004,8 @@ static int get_nested(decoder *d, uint8_t tag)
     case T_TABLE:
     case T_OBJECT:
         return get_table(d, tag);
+    case T_FIELDS:
+        return get_fields(d, tag);
     case T_FUNC:
         return get_function(d, tag);
     case T_STRING:

@@ -192,6 +192,10 @@ static void show_value(glance *g)
         show_value(g); /* its class */
         show_table(g);
         return;
+    case T_FIELDS:
+        show_value(g); /* its class */
+        show_value(g);
+        return;
     case T_ARRAY: /* u32, u8, two u64, u64 */
         if ((p = take(g, 29))) {
             memcpy(&i, p + 13, sizeof i);

@@ -60,8 +60,10 @@ enum tag {
     T_BYTES = 0xce,    /* the same for the type of a cdata; u32 length, its bytes */
     T_SYMBOL = 0xd0,   /* two values: the name of a function of C, and its library */
     T_LIBRARY = 0xd2,  /* two values: the name of a library of C, and whether it is global */
-    T_ELEMENTS = 0xd4  /* a typed array as a copy: u8 type, u64 elements, u64 shape, and the
+    T_ELEMENTS = 0xd4, /* a typed array as a copy: u8 type, u64 elements, u64 shape, and the
                           elements' bytes */
+    T_FIELDS = 0xd6    /* two values: a metatable, and a table: a userdata of that class, whose
+                          environment is the table of its fields (tp_codec_has_fields) */
 };
 
 enum { SHARED = 1, SHORT_MAX = 32 };

@@ -803,6 +803,45 @@ CODEC_TEST(classes_by_name)
     send("return setmetatable({}, R)", "assert(getmetatable(...) == require('mod').R)");
 }
 
+/* How the message of one userdata with fields, of the class of that name (one letter) and with this
+ * as its fields, ends when it comes from outside. */
+static int read_object(char class, const char *fields, size_t len)
+{
+    char bytes[32] = "\x01\xd6\xc0\x01\0\0\0";
+    tp_error err = { 0 };
+    bytes[7] = class;
+    memcpy(bytes + 8, fields, len);
+    lua_settop(B, 0);
+    return tp_decode(B, (const uint8_t *)bytes, 8 + len, NULL, 0, 0, NULL, &err);
+}
+
+/* A userdata of a class that says so travels with its environment, as the table of its fields. */
+CODEC_TEST(classes_of_userdata_with_fields)
+{
+    static const char *const make =
+        "local first = newproxy(true) F = getmetatable(first) F.__fields = true\n"
+        "F.__index = function(self, key) return debug.getfenv(self)[key] end\n"
+        "F.__len = function(self) return debug.getfenv(self).length end\n"
+        "function object(own) return debug.setfenv(newproxy(first), own) end class('F', F, false)";
+    run_with(A, make, 0);
+    run_with(B, make, 0);
+    send("local o = object { length = 3 } debug.getfenv(o).list = { o } return o, { o, 7, o }",
+         "local o, t = ... assert(type(o) == 'userdata' and getmetatable(o) == F and #o == 3)\n"
+         "assert(rawequal(o, t[1]) and t[2] == 7 and rawequal(o, t[3]) and rawequal(o, o.list[1]))");
+    send("return object {}, object {}",
+         "local a, b = ... assert(not rawequal(a, b) and a.x == nil)");
+    refuse("return object { x = { coroutine.create(print) } }",
+           "argument 1.x[1]: a coroutine cannot travel to a worker");
+    run_with(A, "F.__fields = nil", 0);
+    refuse("return object {}", "argument 1: a userdata cannot travel to a worker");
+    /* bytes from outside give no userdata the metatable of another class */
+    run_with(B, "P = {} class('P', P, false)", 0);
+    CHECK(read_object('F', "\xb2\0\0\0\0\0\0\0\0", 9) == 1);
+    CHECK(read_object('P', "\xb2\0\0\0\0\0\0\0\0", 9) < 0);
+    CHECK(read_object('F', "\x07", 1) < 0);
+    CHECK(read_object('F', "", 0) < 0);
+}
+
 CODEC_TEST(classes_by_value)
 {
     run_with(A,

@@ -69,6 +69,21 @@ describe("a buffer", function()
     contains(tostring(zeros), "tidepool.Buffer: 4 double on ", device.name)
   end)
 
+  on_device("answers #, as its parts and its copies do, here and in workers", function()
+    local b = device:buffer("float", { 1, 2, 3, 4 })
+    local lengths = { #b, #b:slice(2, 3), #b:as("uint8"), #b:copy(), #b:on(device), #device:buffer("double", 0), b.length }
+    assert.same({ 4, 2, 16, 4, 4, 0, 4 }, lengths)
+    b.label = "mine"
+    local list = { b, b }
+    local f = tidepool.App "lengths":func(function(given, two, i)
+      return #given + i, given.label, given.ctype, rawequal(two[1], two[2]), #b + #list[1], tostring(b), given:slice(2, 3)
+    end)
+    local length, label, ctype, is_one, captured, shown, part = f:remote(b, { b, b }, 0.5)
+    assert.same({ 4.5, "mine", "float", true, 8, tostring(b), 2 }, { length, label, ctype, is_one, captured, shown, #part })
+    assert.is_true(b == b and b ~= b:copy())
+    assert.same({ 2, 3, n = 2 }, part:read():list())
+  end)
+
   on_device("is read into the array that it was made of, or another one", function()
     local a = tidepool.array("float", { 1, 2, 3 })
     local buffer = device:buffer(a)
@@ -383,8 +398,8 @@ describe("a kernel", function()
     mistake(function() x:write({ 1, 2 }, 3) end, "buffer:write: 2 elements from element 3 on are not in the buffer's 3")
     mistake(function() x:read(nil, 2) end, "buffer:read: 3 elements from element 2 on are not in the buffer's 3")
     mistake(function() x:read(tidepool.array("float", 1), 0) end, "buffer:read: 1 element from element 0 on is not in")
-    mistake(function() return x[1], nil end, "buffer[1]: a buffer's elements are the device's: read them with local array = buffer:read()")
-    mistake(function() x[1] = 2 end, "buffer[1] = ...: a buffer's elements are the device's: set them with buffer:write(list or array)")
+    mistake(function() return x[1], nil end, "buffer[1]: the elements are the device's: read them with local array = buffer:read()")
+    mistake(function() x[1] = 2 end, "buffer[1] = ...: the elements are the device's: set them with buffer:write(list or array)")
     f(1, x, 1, v, part)
   end)
 

@@ -18,7 +18,8 @@ static const char seeds[] =
     "long, n = -5, 1e9},\n"
     "  5LL, 6ULL, 3i, print, math, 0/0, true, false, {{{{}}}}, setmetatable({1}, Class), Class, "
     "{Class, Class}, thing, {thing, thing},\n"
-    "  setmetatable({x = 1}, Value), package.loaded.mod, {a = {b = {c = s, d = s}}, s} }";
+    "  setmetatable({x = 1}, Value), package.loaded.mod, {a = {b = {c = s, d = s}}, s},\n"
+    "  debug.setfenv(newproxy(first), {x = {1}}) }";
 
 /* What stands in an image for a value that cannot travel; as a value of the user's it is not
  * encoded. */
@@ -37,6 +38,10 @@ static const char same[] =
     "  end\n"
     "  if type(a) == 'userdata' and debug.getmetatable(a) == debug.getmetatable(refused) then\n"
     "    return debug.getmetatable(a) == debug.getmetatable(b)\n"
+    "  end\n"
+    "  if type(a) == 'userdata' and debug.getmetatable(a) == Fields then\n"
+    "    if debug.getmetatable(b) ~= Fields then return false end\n"
+    "    a, b = debug.getfenv(a), debug.getfenv(b)\n"
     "  end\n"
     "  if type(a) ~= 'table' then return a == b end\n"
     "  if seen[a] then return seen[a] == b end\n"
@@ -91,7 +96,8 @@ static void *allocate(void *ud, void *p, size_t old, size_t size)
     return NULL;
 }
 
-/* A state with a class by name, one by value, a module and a function `same`. */
+/* A state with a class by name, one by value, one of userdata with fields, a module and a function
+ * `same`. */
 static lua_State *open_state(void)
 {
     lua_State *L = lua_newstate(allocate, NULL);
@@ -100,12 +106,15 @@ static lua_State *open_state(void)
     must(luaL_dostring(L, "jit.off()") == 0,
          "jit.off"); /* the JIT hides a pointer of its own from LeakSanitizer */
     must(luaL_dostring(L, "Class = {} Value = {} package.loaded.mod = {1, 2} package.loaded.module "
-                          "= package.loaded.mod") == 0,
+                          "= package.loaded.mod first = newproxy(true) Fields = "
+                          "getmetatable(first) Fields.__fields = true") == 0,
          "prelude");
     lua_getglobal(L, "Class");
     tp_codec_add_class(L, "fuzz.Class", -1, false);
     lua_getglobal(L, "Value");
     tp_codec_add_class(L, "fuzz.Value", -1, true);
+    lua_getglobal(L, "Fields");
+    tp_codec_add_class(L, "fuzz.Fields", -1, false);
     if (!refs[0]) {
         struct thing *t = malloc(sizeof *t);
         tp_ref_init(&t->ref, &thing_type);

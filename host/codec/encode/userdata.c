@@ -1,4 +1,5 @@
-/* userdata.c: writes userdata: objects of the host, libraries of the FFI, and what modules have. */
+/* userdata.c: writes userdata: objects of the host, those of ours that have fields, libraries of the
+ * FFI, and what modules have. */
 #include "codec/encode/encoder.h"
 
 #include <stdio.h>
@@ -55,6 +56,29 @@ static int put_library(encoder *e)
     return rc;
 }
 
+/* Writes the userdata on top if it is an object with fields: 1 when written; 0 when it is something
+ * else; -1 when refused. */
+static int put_fields(encoder *e)
+{
+    lua_State *L = e->L;
+    if (!lua_getmetatable(L, -1))
+        return 0;
+    if (!tp_codec_has_fields(L, e->c)) {
+        lua_pop(L, 1);
+        return 0;
+    }
+    if ((e->c->scanned_epoch != e->c->epoch && tp_encoder_scan_modules(e) < 0) ||
+        tp_encoder_deeper(e) < 0 || put_tag(e, T_FIELDS) < 0 || tp_encoder_put_value(e) < 0)
+        return -1;
+    lua_pop(L, 1);
+    lua_getfenv(L, -1);
+    if (tp_encoder_put_value(e) < 0)
+        return -1;
+    lua_pop(L, 1);
+    e->depth--;
+    return 1;
+}
+
 int tp_encoder_put_userdata(encoder *e)
 {
     const void *object = tp_codec_identity(e->L, -1);
@@ -64,6 +88,9 @@ int tp_encoder_put_userdata(encoder *e)
     tp_ref *r = tp_codec_any_ref(e->L);
     if (r)
         return tp_encoder_put_ref(e, r);
+    int with_fields = put_fields(e);
+    if (with_fields)
+        return with_fields < 0 ? -1 : 0;
     size_t len;
     const char *text = tp_codec_refused(e->L, &len);
     if (text && !e->is_image && !e->is_careful &&

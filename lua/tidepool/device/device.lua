@@ -1,9 +1,10 @@
 --- A device that is driven by hand: buffers in its memory, kernels in OpenCL C, and calls of them
 --- that run in order.
 --
--- Devices, buffers and kernels are tables, so that they can travel to workers: there they mean the
--- same device, memory and source. What belongs to one Lua state (the queue, a kernel that is ready
--- to be called) is stored apart from them, and made when it is first needed.
+-- Devices and kernels are tables, and buffers have tables of fields, so that they can travel to
+-- workers: there they mean the same device, memory and source. What belongs to one Lua state (the
+-- queue, a kernel that is ready to be called) is stored apart from them, and made when it is first
+-- needed.
 
 local array = require "tidepool.array"
 local check = require "tidepool.base.check"
@@ -14,6 +15,7 @@ local garbage = require "tidepool.device.garbage"
 local images = require "tidepool.device.images"
 local options = require "tidepool.options"
 local queues = require "tidepool.device.queues"
+local regions = require "tidepool.device.regions"
 local source = require "tidepool.device.source"
 
 local must, must_find_memory, queue_of = queues.must, queues.must_find_memory, queues.of
@@ -97,35 +99,13 @@ end
 ---@class tidepool.Buffer
 ---@field device tidepool.Device
 ---@field ctype string     the element type
----@field length integer   elements
+---@field length integer   elements, as #buffer
 ---@field memory userdata   core's buffer; this one may be a part of it, `start` bytes after its beginning
 ---@field start integer
 ---@field shadow tidepool.Array?  by which maps know its elements, where memory is not the host's
-local Buffer = {}
-
-local sizes = { size = true, len = true, n = true, count = true } -- what others call buffer.length
-
---- The elements are on the device. Code that seems to read or set one would get nil, or be lost, so
---- it raises.
-function Buffer:__index(key)
-  if type(key) == "number" then
-    check.fail("buffer[%s]: a buffer's elements are the device's: read them with local array = buffer:read(), and then array[%s]; the number of " ..
-      "elements is buffer.length", tostring(key), tostring(key))
-  end
-  local method = Buffer[key]
-  if method == nil and sizes[key] then check.fail("a buffer has no field '%s': the number of its elements is buffer.length", key) end
-  if method == nil and key ~= "array" and key ~= "shadow" then check.missing("a buffer", key, Buffer) end
-  return method
-end
-
-function Buffer:__newindex(key, value)
-  if type(key) == "number" then
-    check.fail("buffer[%s] = ...: a buffer's elements are the device's: set them with buffer:write(list or array)", tostring(key))
-  end
-  rawset(self, key, value)
-end
-
-core.add_class("tidepool.device.device.Buffer", Buffer, false)
+---@operator len: integer
+local Buffer = regions.class("tidepool.device.device.Buffer", "buffer", "device ctype length")
+local fields = regions.fields
 
 function Buffer:__tostring()
   return ("tidepool.Buffer: %d %s on %s"):format(self.length, self.ctype, self.device.name)
@@ -186,7 +166,7 @@ function Device:buffer(what, from, extra)
     handle = must_find_memory("device:buffer", core.buffer.new, self_queue, bytes)
   end
   local made = { device = self, ctype = ctype, length = length, handle = handle, array = own, memory = handle, start = 0 }
-  return setmetatable(made, Buffer)
+  return regions.new(Buffer, made)
 end
 
 local function size_of(ctype)
@@ -302,7 +282,7 @@ local function view_of(self, method, at, ctype, length)
   local size = size_of(ctype)
   local handle = must("buffer:" .. method, core.buffer.slice(self.handle, at, length * size))
   local view = { device = self.device, ctype = ctype, length = length, handle = handle, memory = self.memory, start = self.start + at }
-  return setmetatable(view, Buffer)
+  return regions.new(Buffer, view)
 end
 
 --- The same buffer, to be read, written, filled and copied on another queue of its device.
@@ -313,9 +293,9 @@ function Buffer:on(queue, extra)
   check.no_more(extra, "buffer:on", "a queue")
   device.check_same("buffer:on", self.device, queue)
   local there = {}
-  for name, value in pairs(self) do there[name] = value end
+  for name, value in pairs(fields(self)) do there[name] = value end
   there.device = queue
-  return setmetatable(there, Buffer)
+  return regions.new(Buffer, there)
 end
 
 --- The elements i to j, as a buffer that shares their memory. Kernels take it where the device
@@ -371,7 +351,7 @@ function device.of_array(self, a)
   garbage.pace(self, a.length * size_of(a.ctype))
   local handle = must_find_memory("results:buffer", core.buffer.of_array, queue_of(self), a.memory)
   local made = { device = self, ctype = a.ctype, length = a.length, handle = handle, memory = handle, start = 0, shadow = a }
-  return setmetatable(made, Buffer)
+  return regions.new(Buffer, made)
 end
 
 --- The array by which a map knows the buffer's elements, after the kernels that this thread has
@@ -762,11 +742,12 @@ local function pack(self, i, one, value)
   if one.is_buffer then
     if value == false then return NULL end
     if getmetatable(value) ~= Buffer then refuse_argument(self, i, one, "takes a buffer, got %s", show_value(value)) end
-    if value.device.number ~= self.device.number then
-      refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", self.device.name, value.device.name)
+    local own = fields(value)
+    if own.device.number ~= self.device.number then
+      refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", self.device.name, own.device.name)
     end
-    if one.ctype and one.ctype ~= value.ctype then refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", one.ctype, value.ctype) end
-    return value.handle
+    if one.ctype and one.ctype ~= own.ctype then refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", one.ctype, own.ctype) end
+    return own.handle
   elseif one.is_unknown then
     if not has_bytes(value) then
       refuse_argument(self, i, one, "has a type that no number is; it takes a struct or array of FFI with its bytes, got %s", show_value(value))

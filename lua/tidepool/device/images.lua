@@ -9,6 +9,7 @@ local core = require "tidepool.core"
 local ffi = require "ffi"
 local garbage = require "tidepool.device.garbage"
 local queues = require "tidepool.device.queues"
+local regions = require "tidepool.device.regions"
 
 local images = {}
 
@@ -19,13 +20,11 @@ local images = {}
 ---@field columns integer
 ---@field rows integer      0: it has one dimension
 ---@field planes integer    0: it has one or two
----@field length integer    elements in all
+---@field length integer    elements in all, as #image
 ---@field normalized boolean  kernels see its integers as numbers from 0, or -1, to 1
-local Image = {}
-Image.__index = Image
+---@operator len: integer
+local Image = regions.class("tidepool.device.images.Image", "image", "device ctype channels columns rows planes length normalized")
 images.Image = Image
-check.hints(Image, "an image")
-core.add_class("tidepool.device.images.Image", Image, false)
 
 function Image:__tostring()
   local sizes = {}
@@ -106,7 +105,7 @@ function images.new(device, ctype, given, elements)
   local memory, offset = place_of(a)
   self.handle = queues.must_find_memory("device:image", core.image.new, queues.of(device), self.columns, self.rows, self.planes, self.channels,
     array.number(ctype), self.normalized, memory, offset)
-  return setmetatable(self, Image)
+  return regions.new(Image, self)
 end
 
 --- Waits for the kernels that were started before, and brings all elements into an array: the one

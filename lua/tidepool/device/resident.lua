@@ -20,7 +20,7 @@ local resident = {}
 
 local function is_buffer(value)
   local device = package.loaded["tidepool.device.device"]
-  return device ~= nil and type(value) == "table" and getmetatable(value) == device.Buffer
+  return device ~= nil and getmetatable(value) == device.Buffer
 end
 
 --- The source of arrays whose elements are on a device. If the map's inputs have to be read here

@@ -186,7 +186,7 @@ local function may_be_resident(self, given, n)
   local has_buffers = package.loaded["tidepool.device.device"] ~= nil
   for c = 1, n do
     local value = given[c]
-    if type(value) == "userdata" and self.options.gpu or has_buffers and type(value) == "table" and getmetatable(value) then return true end
+    if type(value) == "userdata" and (self.options.gpu or has_buffers) then return true end
   end
   return false
 end

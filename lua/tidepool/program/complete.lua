@@ -50,8 +50,8 @@ local function field_tables(value)
   if gpu and value == gpu then return { { device = gpu.device, random = gpu.random } } end
   if cls and mt == cls.Instance then return { rawget(value, "_made_of").class.cores, rawget(value, "_made_of").parameters } end
   if cls and mt == cls.Class then return { { name = true } } end
-  local device = package.loaded["tidepool.device.device"]
-  if device and mt == device.Buffer then return { device.Buffer } end
+  local device, images = package.loaded["tidepool.device.device"], package.loaded["tidepool.device.images"]
+  if device and (mt == device.Buffer or mt == images.Image) then return { mt, mt.public } end
   if type(value) == "table" then found[1] = public[mt] or value end
   if func.is_function(value) then found = { { name = value.name, options = value.options, raw = value.raw }, func.methods } end
   if mt == app.App then found = { { name = value.name, functions = value.functions }, app.App } end
