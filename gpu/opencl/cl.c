@@ -268,6 +268,44 @@ void tp_cl_close(tp_cl *cl)
     free(cl);
 }
 
+/* What the driver says of a device, of whatever length, with a byte 0 behind it: *size bytes, which
+ * the caller frees. NULL when it says nothing. */
+static char *get_all(const tp_cl *cl, cl_device_id id, cl_device_info what, size_t *size)
+{
+    if (cl->GetDeviceInfo(id, what, 0, NULL, size) != CL_SUCCESS)
+        return NULL;
+    char *all = calloc(1, *size + 1);
+    if (all && cl->GetDeviceInfo(id, what, *size, all, NULL) != CL_SUCCESS) {
+        free(all);
+        return NULL;
+    }
+    return all;
+}
+
+bool tp_cl_has(const tp_cl *cl, const tp_cl_device *device, const char *name)
+{
+    /* of OpenCL 3.0: CL_DEVICE_OPENCL_C_FEATURES, a list of cl_name_version */
+    enum { FEATURES = 0x106F, NAME = 64 };
+    struct feature {
+        cl_uint version;
+        char name[NAME];
+    };
+    size_t size, len = strlen(name);
+    bool has = false;
+    char *all = get_all(cl, device->id, CL_DEVICE_EXTENSIONS, &size);
+    for (char *at = all; at && len && (at = strstr(at, name)); at += len)
+        has = has || ((at == all || at[-1] == ' ') && (at[len] == ' ' || !at[len]));
+    free(all);
+    all = has ? NULL : get_all(cl, device->id, FEATURES, &size);
+    for (size_t i = 0; all && i + sizeof(struct feature) <= size; i += sizeof(struct feature)) {
+        struct feature one;
+        memcpy(&one, all + i, sizeof one);
+        has = has || strncmp(one.name, name, NAME) == 0;
+    }
+    free(all);
+    return has;
+}
+
 bool tp_cl_has_run(const tp_cl *cl, cl_event event)
 {
     cl_int status = CL_COMPLETE; /* below 0: it has failed */

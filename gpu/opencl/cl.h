@@ -33,7 +33,7 @@
                                         X(EnqueueUnmapMemObject) X(WaitForEvents) X(Finish)        \
                                             X(CreateImage) X(EnqueueReadImage)                     \
                                                 X(EnqueueWriteImage) X(CreateSampler)              \
-                                                    X(ReleaseSampler)
+                                                    X(ReleaseSampler) X(GetSupportedImageFormats)
 
 enum { TP_DEVICES_MAX = 64, TP_DEVICE_TEXT_MAX = 128 };
 
@@ -81,6 +81,9 @@ void tp_cl_close(tp_cl *cl);
 
 /* The file of the loader (NULL: libOpenCL.so.1), or "none". Does not load any driver. */
 void tp_cl_describe_loader(const char *library, char *text, size_t size);
+
+/* Does the driver list that extension of the device's, or that feature of its OpenCL C? */
+bool tp_cl_has(const tp_cl *cl, const tp_cl_device *device, const char *name);
 
 /* "gpu", "cpu" or "accelerator". */
 const char *tp_cl_type_name(const tp_cl_device *device);

@@ -37,12 +37,44 @@ static bool has_images(const tp_queue *q)
            it_has;
 }
 
+static cl_image_format format_of(const tp_image_shape *s)
+{
+    static const cl_channel_order orders[] = { 0, CL_R, CL_RG, 0, CL_RGBA };
+    return (cl_image_format){ orders[s->channels], channel_type(s->type, s->is_normalized) };
+}
+
+static cl_mem_object_type type_of(const tp_image_shape *s)
+{
+    static const cl_mem_object_type types[] = { 0, CL_MEM_OBJECT_IMAGE1D, CL_MEM_OBJECT_IMAGE2D,
+                                                CL_MEM_OBJECT_IMAGE3D };
+    return types[s->dimensions];
+}
+
+/* Does the driver say that it has no images with such channels? PoCL calls that an operation which
+ * is not valid, as it does an image that is too large. */
+static bool lacks_format(const tp_queue *q, const tp_image_shape *s)
+{
+    enum { FORMATS_MAX = 512 };
+    cl_image_format list[FORMATS_MAX], wanted = format_of(s);
+    cl_uint n = 0;
+    if (q->open.cl->GetSupportedImageFormats(q->open.context, CL_MEM_READ_WRITE, type_of(s),
+                                             FORMATS_MAX, list, &n) != CL_SUCCESS)
+        return false;
+    for (cl_uint i = 0; i < n && i < FORMATS_MAX; i++) {
+        if (list[i].image_channel_order == wanted.image_channel_order &&
+            list[i].image_channel_data_type == wanted.image_channel_data_type)
+            return false;
+    }
+    return n <= FORMATS_MAX;
+}
+
 /* Sets err: why the driver makes no such image. Returns -1. */
 static int say_refused(tp_queue *q, const tp_image_shape *s, size_t bytes, cl_int rc,
                        tp_error *err)
 {
     const char *name = q->open.device->name;
-    if (rc == CL_IMAGE_FORMAT_NOT_SUPPORTED || rc == CL_INVALID_IMAGE_FORMAT_DESCRIPTOR)
+    if (rc == CL_IMAGE_FORMAT_NOT_SUPPORTED || rc == CL_INVALID_IMAGE_FORMAT_DESCRIPTOR ||
+        (rc == CL_INVALID_OPERATION && has_images(q) && lacks_format(q, s)))
         return tp_error_set(err, TP_ESYS,
                             "%s has no images with %u channel%s of that type; four channels are "
                             "what all devices have",
@@ -64,14 +96,11 @@ typedef struct contents {
 
 static cl_mem make_image(tp_queue *q, const void *how, cl_int *rc)
 {
-    static const cl_channel_order orders[] = { 0, CL_R, CL_RG, 0, CL_RGBA };
-    static const cl_mem_object_type types[] = { 0, CL_MEM_OBJECT_IMAGE1D, CL_MEM_OBJECT_IMAGE2D,
-                                                CL_MEM_OBJECT_IMAGE3D };
     const tp_cl *cl = q->open.cl;
     const contents *c = how;
     const tp_image_shape *s = c->shape;
-    cl_image_format format = { orders[s->channels], channel_type(s->type, s->is_normalized) };
-    cl_image_desc desc = { .image_type = types[s->dimensions], .image_width = s->size[0],
+    cl_image_format format = format_of(s);
+    cl_image_desc desc = { .image_type = type_of(s), .image_width = s->size[0],
                            .image_height = s->size[1], .image_depth = s->size[2] };
     cl_mem mem = cl->CreateImage(q->open.context, CL_MEM_READ_WRITE, &format, &desc, NULL, rc);
     if (*rc != CL_SUCCESS)

@@ -160,6 +160,18 @@ static int l_device_leased(lua_State *L)
     return 2;
 }
 
+/* core.device.has(device number, name) -> see tp_cl_has */
+static int l_device_has(lua_State *L)
+{
+    tp_error err = { 0 };
+    const tp_cl *cl = tp_host_opencl(get_context(L)->host, &err);
+    lua_Integer number = luaL_checkinteger(L, 1);
+    const char *name = luaL_checkstring(L, 2);
+    lua_pushboolean(L, cl && number >= 1 && number <= (lua_Integer)cl->n &&
+                           tp_cl_has(cl, &cl->devices[number - 1], name));
+    return 1;
+}
+
 /* core.device.is_stuck(device number, seconds) -> see tp_opencl_is_stuck; false in a forked
  * child */
 static int l_device_is_stuck(lua_State *L)
@@ -826,6 +838,7 @@ static const luaL_Reg device_functions[] = {
     { "order", l_device_order },
     { "match", l_device_match },
     { "leased", l_device_leased },
+    { "has", l_device_has },
     { "is_stuck", l_device_is_stuck },
     { "free_up", l_device_free_up },
     { "shortages", l_device_shortages },

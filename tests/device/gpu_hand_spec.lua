@@ -229,7 +229,7 @@ describe("a buffer", function()
 
   on_device("that is not right is one clear error at the user's line", function()
     local a, b = device:buffer("float", 3), device:buffer("double", 3)
-    mistake(function() device:buffer(7) end, "device:buffer: expected a typed array, or an element type and a number of elements, got 7")
+    mistake(function() device:buffer(7) end, "device:buffer: expected a typed array, or an element type and a number of elements or a list, got 7")
     mistake(function() device:buffer "float" end, "expected a number of elements or a list, got nil")
     mistake(function() device:buffer("folat", 3) end, "device:buffer: unknown element type", 'did you mean "float"')
     mistake(function() device:buffer("float", 1.5) end, "must be an integer of at least 0, got 1.5")
@@ -344,6 +344,16 @@ describe("a kernel", function()
     assert.equal((55 + 56) + (65 + 66) + (75 + 76), sum)
     k({ 5, offset = 95 }, x, x)
     assert.equal(0, x:read()[100])
+  end)
+
+  on_device("may use the extensions that its device has, and it says which", function()
+    assert.same({ device.fp64, false, false, false }, { device:has "cl_khr_fp64", device:has "cl_khr_fp6", device:has "", device:has "no such one" })
+    if not (device:has "cl_khr_subgroups" and device:has "__opencl_c_subgroups") then return end -- PoCL has them from 4 on
+    local k = device:kernel("__kernel void sums(__global int *to) { to[get_global_id(0)] = sub_group_reduce_add(1) == get_sub_group_size(); }",
+      { std = "CL3.0" })
+    local all = device:buffer("int", 64)
+    k({ #all, local_size = { 32 } }, all)
+    assert.equal(#all, all:sum())
   end)
 
   on_device("may have no parameters", function()

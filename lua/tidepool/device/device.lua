@@ -88,6 +88,17 @@ function Device:after(other, extra)
   return self
 end
 
+--- Does the device have that extension of OpenCL ("cl_khr_subgroups"), or that feature of OpenCL C
+--- 3.0 ("__opencl_c_subgroups")? Kernels may use what it has.
+---@param extension string
+---@return boolean
+function Device:has(extension, extra)
+  check.self(self, Device, "device", "has", "extension")
+  check.no_more(extra, "device:has", "the name of an extension")
+  if type(extension) ~= "string" then check.fail("device:has: expected the name of an extension, got %s", check.show(extension)) end
+  return core.device.has(self.number, extension)
+end
+
 --- Raises unless the other one is a queue of the same device.
 function device.check_same(who, self, other)
   if getmetatable(other) ~= Device then check.fail("%s: expected a device or a queue of it, got %s", who, check.show(other)) end
@@ -102,7 +113,7 @@ end
 ---@field length integer   elements, as #buffer
 ---@field memory userdata   core's buffer; this one may be a part of it, `start` bytes after its beginning
 ---@field start integer
----@field shadow tidepool.Array?  by which maps know its elements, where memory is not the host's
+---@field _shadow tidepool.Array?  by which maps know its elements, where memory is not the host's
 ---@operator len: integer
 local Buffer = regions.class("tidepool.device.device.Buffer", "buffer", "device ctype length")
 local fields = regions.fields
@@ -141,7 +152,8 @@ function Device:buffer(what, from, extra)
   if array.type_of(what) then
     own = what
   elseif type(what) ~= "string" then
-    check.fail("device:buffer: expected a typed array, or an element type and a number of elements, got %s", check.show(what))
+    check.fail("device:buffer: expected a typed array, or an element type and a number of elements or a list, got %s%s", check.show(what),
+      type(what) == "table" and ', without its element type: device:buffer("float", list)' or "")
   else
     what = element_type("device:buffer", what)
     if type(from) == "number" then
@@ -165,7 +177,7 @@ function Device:buffer(what, from, extra)
   else
     handle = must_find_memory("device:buffer", core.buffer.new, self_queue, bytes)
   end
-  local made = { device = self, ctype = ctype, length = length, handle = handle, array = own, memory = handle, start = 0 }
+  local made = { device = self, ctype = ctype, length = length, handle = handle, _array = own, memory = handle, start = 0 }
   return regions.new(Buffer, made)
 end
 
@@ -187,8 +199,8 @@ end
 --- The array for a transfer: the given one, or the buffer's own, which is made if there is none.
 local function array_for(self, method, given)
   if given == nil then
-    if not self.array then self.array = array.allocate(self.ctype, self.length, true) end
-    return self.array
+    if not self._array then self._array = array.allocate(self.ctype, self.length, true) end
+    return self._array
   end
   local ctype = array.type_of(given)
   if ctype ~= self.ctype or given.length > self.length then
@@ -312,7 +324,7 @@ function Buffer:slice(i, j, extra)
     check.fail("buffer:slice: %s to %s are not within the buffer's %d elements", check.show(i), check.show(j), self.length)
   end
   local slice = view_of(self, "slice", (i - 1) * size_of(self.ctype), self.ctype, j - i + 1)
-  if self.array then slice.array = self.array:slice(i, j) end
+  if self._array then slice._array = self._array:slice(i, j) end
   return slice
 end
 
@@ -350,19 +362,19 @@ function device.of_array(self, a)
   if self.unified then return self:buffer(a) end
   garbage.pace(self, a.length * size_of(a.ctype))
   local handle = must_find_memory("results:buffer", core.buffer.of_array, queue_of(self), a.memory)
-  local made = { device = self, ctype = a.ctype, length = a.length, handle = handle, memory = handle, start = 0, shadow = a }
+  local made = { device = self, ctype = a.ctype, length = a.length, handle = handle, memory = handle, start = 0, _shadow = a }
   return regions.new(Buffer, made)
 end
 
 --- The array by which a map knows the buffer's elements, after the kernels that this thread has
 --- started have run. Where memory is the host's it is the buffer's own array; elsewhere one that
---- nobody else knows, `shadow`, of which the device has the elements.
+--- nobody else knows, `_shadow`, of which the device has the elements.
 function Buffer:_as_input(who)
   if self.device.unified or self.length == 0 then return self:read() end
   if self.memory ~= self.handle then return self:copy():_as_input(who) end -- a part of another one
-  if not self.shadow then self.shadow = array.allocate(self.ctype, self.length, false) end
-  must(who, core.buffer.present(queue_of(self.device), self.handle, self.shadow.memory, array.number(self.ctype)))
-  return self.shadow
+  if not self._shadow then self._shadow = array.allocate(self.ctype, self.length, false) end
+  must(who, core.buffer.present(queue_of(self.device), self.handle, self._shadow.memory, array.number(self.ctype)))
+  return self._shadow
 end
 
 --- The results of a map that gives the buffer's elements, on its device.
@@ -438,7 +450,11 @@ end
 ---@overload fun(global_size: integer|table, ...: any)
 local Kernel = {}
 Kernel.__index = Kernel
-check.hints(Kernel, "a kernel", "device name text flags where")
+local starting = {} -- what starts a kernel elsewhere
+for method in ("run launch call enqueue execute"):gmatch "%S+" do
+  starting[method] = "it is called itself: kernel(number of work items, an argument for each parameter)"
+end
+check.hints(Kernel, "a kernel", "device name text flags where", starting)
 core.add_class("tidepool.device.device.Kernel", Kernel, false)
 
 -- Kernels that are ready to be called in this state: { launcher, parameters, largest group,
@@ -776,7 +792,9 @@ function Kernel:__call(global_size, ...)
   local global = sizes_of(self, "global_size", global_size)
   local n, parameters = select("#", ...), made.parameters
   if n ~= #parameters then
-    check.fail("kernel '%s': takes %d argument%s after global_size, got %d", self.name, #parameters, #parameters == 1 and "" or "s", n)
+    local has_sizes = n > #parameters and type(global_size) == "number" and type((...)) == "number"
+    check.fail("kernel '%s': takes %d argument%s after global_size, got %d%s", self.name, #parameters, #parameters == 1 and "" or "s", n,
+      has_sizes and "; two or three sizes are a list: { columns, rows }" or "")
   end
   local offset = type(global_size) == "table" and global_size.offset or nil
   if offset then

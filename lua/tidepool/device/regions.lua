@@ -25,6 +25,12 @@ local sizes = { size = true, len = true, n = true, count = true } -- what others
 ---@param public string  the names of the fields that are meant for users; `length` is one
 ---@return table
 function regions.class(name, noun, public)
+  local elsewhere, reading = {}, ("%s:read() gives the elements, in an array"):format(noun)
+  for method in ("get list array to_array tolist download"):gmatch "%S+" do elsewhere[method] = reading end
+  for method in ("set upload update"):gmatch "%S+" do elsewhere[method] = ("%s:write(list or array) sets the elements"):format(noun) end
+  for method in ("free release close delete destroy"):gmatch "%S+" do
+    elsewhere[method] = "its memory goes when nobody holds it any more"
+  end
   local one, named = newproxy(true), {}
   local class = getmetatable(one)
   for field in public:gmatch "%S+" do named[field] = true end
@@ -45,7 +51,7 @@ function regions.class(name, noun, public)
     local object = check.a(noun)
     if sizes[key] then check.fail("%s has no field '%s': the number of its elements is #%s, or %s.length", object, key, noun, noun) end
     check.missing(object, key, named, "field")
-    check.missing(object, key, class)
+    check.missing(object, key, class, nil, elsewhere)
   end
 
   function class:__newindex(key, value)

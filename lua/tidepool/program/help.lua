@@ -186,6 +186,7 @@ local lazy_class_rows = {
     { "device:kernel_file(path, name or options?)", "the same of a file" },
     { "device:image(ctype, shape, elements?)", "an image, for kernels that sample" },
     { "device:queue()", "another queue, whose work runs beside the rest" },
+    { "device:has(extension)", "does it have that extension of OpenCL?" },
     { "queue:after(other)", "begins when what the other one was given has run" },
     { "device:wait()", "until all that was started has run" },
   } },
