@@ -757,7 +757,9 @@ local function pack(self, i, one, value)
   end
   if one.is_buffer then
     if value == false then return NULL end
-    if getmetatable(value) ~= Buffer then refuse_argument(self, i, one, "takes a buffer, got %s", show_value(value)) end
+    if getmetatable(value) ~= Buffer then
+      refuse_argument(self, i, one, "takes a buffer, got %s%s", show_value(value), value == nil and " (NULL is false)" or "")
+    end
     local own = fields(value)
     if own.device.number ~= self.device.number then
       refuse_argument(self, i, one, "takes a buffer of %s, got one of %s", self.device.name, own.device.name)
