@@ -110,6 +110,7 @@ unsigned tp_decode_numbers(const uint8_t *p, size_t len, double *to, const bool 
                      : tag == T_NULL ? "null"
                      : tag == T_INT64 || tag == T_UINT64 ? "a 64-bit integer"
                      : (tag & ~SHARED) == T_TABLE || (tag & ~SHARED) == T_OBJECT ? "a table"
+                     : (tag & ~SHARED) == T_FIELDS ? "an object"
                      : (tag & ~SHARED) == T_FUNC ? "a function" : "something else";
             return i;
         }

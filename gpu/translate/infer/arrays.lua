@@ -22,6 +22,13 @@ function arrays.array_type(value)
     if ok and TYPES[ctype] and type(n) == "number" and data ~= nil then return ctype end
 end
 
+---Whether a value has fields that can be read: a table, or a userdata that is made of them, as buffers
+---are.
+function arrays.has_fields(value)
+    local meta = type(value) == "userdata" and debug.getmetatable(value)
+    return type(value) == "table" or type(meta) == "table" and rawget(meta, "__fields") == true
+end
+
 ---Whether a value is a table that has no elements but its own: its metatable gives it no others.
 function arrays.is_plain(value)
     local meta = type(value) == "table" and debug.getmetatable(value)

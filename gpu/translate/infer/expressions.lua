@@ -144,10 +144,11 @@ function expression.Unop(inst, node, flow)
     elseif node.op == "#" then
         local static = static_of(inst, node.expr)
         local is_array = static and not static.nested and arrays.array_type(static.value)
-        if static and not static.nested and type(static.value) == "table" and not is_array and arrays.is_plain(static.value) then
+        local value = static and not static.nested and static.value
+        if value and not is_array and arrays.has_fields(value) and (arrays.is_plain(value) or type(value) == "userdata") then
             local function read()
-                local value = static.read()
-                return type(value) == "table" and #value or nil
+                local now = static.read()
+                return type(now) == type(value) and #now or nil
             end
             local length = { path = "#" .. static.path, key = "#" .. static.key, value = read(), read = read }
             inst.lengths[node] = length

@@ -53,7 +53,7 @@ local function static_index(inst, node)
     end
     local is_array = arrays.array_type(base.value)
     if is_array and type(key) == "number" then return end
-    if type(base.value) ~= "table" and not is_array then
+    if not arrays.has_fields(base.value) and not is_array then
         refuse(inst, node, "'%s' is a %s, which has no fields", base.path, type(base.value))
     end
     local path = type(key) == "string" and ("%s.%s"):format(base.path, key) or ("%s[%.14g]"):format(base.path, key)

@@ -291,7 +291,7 @@ function index_value(L, at, base, key)
         local static = base.static
         local is_array = L.infer.array_type(static.value)
         if constant ~= false and not (is_array and type(constant) == "number") then
-            if type(static.value) ~= "table" and not is_array then
+            if not arrays.has_fields(static.value) and not is_array then
                 refuse(L, at, "'%s' is a %s, which has no fields", static.path, type(static.value))
             end
             return of_static(L, at, static_field(static, constant))
