@@ -83,7 +83,7 @@ describe("a buffer", function()
     assert.is_true(b == b and b ~= b:copy())
     local on = tidepool.App("lengths", { gpu = true })
     assert.same({ 9, n = 1 }, on:func(function(i) return #b + b.length + i end):map({ 1 }):list())
-    mistake(function() on:func(function(i) return b[i] end):map({ 1 }):list() end, "its elements are a device's: map it, or capture what b:read() gives")
+    mistake(function() on:func(function(i) return b[i] end):map({ 1 }):list() end, "its elements are a device's: map it, or capture b:read()")
     assert.same({ 2, 3, n = 2 }, part:read():list())
   end)
 

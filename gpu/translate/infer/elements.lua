@@ -152,7 +152,7 @@ local function array_advice(static)
             .. "for i = 1, n do a[i] = %s[i - 1] end"):format(path)
     end
     if type(value) == "userdata" and arrays.has_fields(value) then
-        return ("its elements are a device's: map it, or capture what %s:read() gives"):format(path)
+        return ("its elements are a device's: map it, or capture %s:read()"):format(path)
     end
     if type(value) ~= "table" then return "capture a typed array: tidepool.array(\"double\", n)" end
     if debug.getmetatable(value) ~= nil then return "it has a metatable, which does not exist on a device; capture a plain list or a typed array" end
