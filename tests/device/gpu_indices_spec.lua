@@ -16,8 +16,8 @@ local function numbers(n)
 end
 
 --- Calls the function on a device for these inputs, and compares each result with plain Lua's.
---- Gives the kernel's text. Plain Lua is interpreted: LuaJIT's compiler, once a loop of integers is
---- hot, runs its body once where the limit is not a number (its issue 1433, mended in February 2026).
+--- Gives the kernel's text. Plain Lua is interpreted: LuaJIT's compiler, once a loop of integers
+--- is hot, runs its body once where the limit is not a number (its issue 1433, of 2026).
 local function same(f, inputs)
   local on = app:func { gpu = true, name = "f" } (f)
   local ys, plain = on:map(inputs):list(), {}
