@@ -65,8 +65,8 @@ struct lua_State *tp_vm_enter(tp_vm *vm, struct lua_State *L);
 /* The main thread of its state. */
 struct lua_State *tp_vm_state(const tp_vm *vm);
 
-/* Pushes the function that the work calls; false, with nothing pushed, when the state has not loaded
- * it. Raises nothing. */
+/* Pushes the function that the work calls; false, with nothing pushed, when the state has not
+ * loaded it. Raises nothing. */
 bool tp_vm_push_function(const tp_vm *vm, struct lua_State *L, const tp_work *work);
 
 /* Is L the thread on which the state runs items, and not a coroutine of an item's? */

@@ -22,7 +22,7 @@ local PRELUDE = [[
   endless = app:func { gpu = "cpu", name = "endless" } (function(x) while x > 0 do x = x + 1 end return x end)
   double = app:func { gpu = "cpu", name = "double" } (function(x) return 2 * x end)
   spare = app:func { gpu = { "cpu", "threads" }, name = "spare" } (function(x) return 2 * x end)
-  -- Waits until a kernel, which is compiled, has run for a while: nothing else here takes time of the processor.
+  -- Waits until a kernel, which is compiled, has run for a while: nothing else takes a processor.
   function until_it_runs(results, seconds)
     local before = os.clock()
     repeat tidepool.sleep(0.01) until os.clock() - before > (seconds or 0.2) or results:done()
