@@ -1,6 +1,6 @@
---- gpu = "auto" beside threads alone and the device alone: five functions, and eight that were chosen
---- when the choosing was done, for kinds of work that those five lack; maps of 1,000 to 10 million
---- doubles, from an array to arrays.
+--- gpu = "auto" beside threads alone and the device alone: five functions, and eight that were
+--- chosen when the choosing was done, for kinds of work that those five lack; maps of 1,000 to 10
+--- million doubles, from an array to arrays.
 ---
 ---   build/tidepool [--workers N] bench/auto.lua [NAME]
 ---   build/tidepool [--workers N] bench/auto.lua small
@@ -10,8 +10,7 @@
 --- run something are awake); a row has the median of each in ms, the ratio of auto to the faster of
 --- the other two, the same of the fastest of each (what else the machine does only adds to it), and
 --- the share of the items that devices ran in the last round. The last line counts the rows above
---- 1.1. NAME: only functions with it in their names. All of it takes three minutes where nothing else
---- runs.
+--- 1.1. NAME: only functions with it in their names. All of it takes three minutes.
 ---
 --- `small` makes maps of 1,000 and of 10,000 inputs of functions that are new, six seconds of each:
 --- the medians of the first hundred, while auto does not know yet who is faster and nothing is

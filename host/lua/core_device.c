@@ -63,7 +63,8 @@ static int l_device_list(lua_State *L)
     return 1;
 }
 
-/* core.device.begin() -> see tp_host_begin_opencl; true in a forked child, where list says why not */
+/* core.device.begin() -> see tp_host_begin_opencl; true in a forked child, where list says why
+ * not */
 static int l_device_begin(lua_State *L)
 {
     tp_host *host = get_context(L)->host;

@@ -366,8 +366,8 @@ local LOADED = [[
   print "threads"
 ]]
 
--- A map that has begun before that file is there, and is read until the device has run some of it; or, when the
--- function CHANGES meanwhile, for a million inputs.
+-- A map that has begun before that file is there, and is read until the device has run some of it;
+-- or, when the function CHANGES meanwhile, for a million inputs.
 local JOINED = [[
   local tidepool = require "tidepool"
   local k = 1

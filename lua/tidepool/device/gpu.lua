@@ -713,8 +713,9 @@ end
 function gpu.beside(f, types, source)
   local key = table.concat(types or { "numbers" }, " ")
   if refused[f] and refused[f][key] or not (is_worth_it(f, source.total) and is_paid_for(f, source.total)) then return nil end
-  -- Nobody waits for OpenCL; and while a library is loaded nobody else can look up a function of one, as workers do
-  -- when they start: so that is not begun with a function's first map, but in it (joiner in maps.lua).
+  -- Nobody waits for OpenCL; and while a library is loaded nobody else can look up a function of
+  -- one, as workers do when they start: so that is not begun with a function's first map, but in it
+  -- (joiner in maps.lua).
   if not gpu.are_known(not source.total or core.func.mean(f.core) > 0) then return nil, nil, true end
   local began = core.loop.now()
   local fine, kernel, unit = pcall(gpu.kernel, f, types, source)
