@@ -68,6 +68,9 @@ local FAST = {
 ]] },
 }
 
+-- By how much the indexes of a grid differ between lanes, in a row of it.
+local STEPS = { plane = 0, row = 0, column = 1 }
+
 ---Writes a program.
 ---@param program table from infer.program
 ---@param options table lanes, precision, needs_double, kernel (its name), inputs and outputs (as in a Translation, also with reduce), reduce,
@@ -80,8 +83,9 @@ function emit.program(program, options)
         program = program, lanes = options.lanes, single = single, real = single and "float" or "double",
         mask_type = (single and "int" or "long") .. options.lanes, helpers = {}, prelude = {}, functions = {},
         function_names = {}, function_count = {}, capture_names = {}, taken = {}, details = options.details,
-        columns = options.columns, places = { [true] = {}, [false] = {} }, accesses = { [true] = {}, [false] = {} }, loads = {},
+        columns = options.columns, places = { [true] = {}, [false] = {} }, accesses = { [true] = {}, [false] = {} }, loads = {}, rare_loads = {}, steps = {},
     }, Unit)
+    for i, input in ipairs(options.inputs) do unit.steps[program.root.inputs[i].var] = STEPS[input.ctype] end
     for _, inst in ipairs(program.instances) do
         if inst.is_used then unit:count_places(inst) end
     end

@@ -47,6 +47,15 @@ function Emitter:aside(write)
     return result, written
 end
 
+-- Runs `write`, whose lines are put where the function begins; gives its results.
+function Emitter:at_start(write)
+    local indent, lines = self.indent, self.lines
+    self.indent, self.lines = 1, self.prologue
+    local first, second = write()
+    self.indent, self.lines = indent, lines
+    return first, second
+end
+
 function Emitter:append(lines)
     for _, line in ipairs(lines) do self.lines[#self.lines + 1] = line end
 end

@@ -5,6 +5,7 @@
 
 local infer = require "tidepool.translate.infer"
 local emitter = require "tidepool.translate.emit.emitter"
+local runs = require "tidepool.translate.emit.runs"
 local trees = require "tidepool.translate.trees"
 local wide = require "tidepool.translate.wide"
 local wides = require "tidepool.translate.emit.wide"
@@ -58,7 +59,8 @@ function expression.Name(self, node)
     if range then return self:int(range.c, unpack(range)) end
     -- nothing gives it a value: nobody comes here, as to the elements of a list that stays empty
     if not known.kind then return { c = number_text(0, self.single), kind = "num", varies = false } end
-    return { c = self.names[node.var], kind = known.kind == "k" and "num" or known.kind or "num", varies = known.varies }
+    return { c = self.names[node.var], kind = known.kind == "k" and "num" or known.kind or "num", varies = known.varies,
+             run = known.varies and runs.of_local(self, node.var) or nil }
 end
 
 -- The positions, from 0, of lanes in an array; 0 in lanes that are off. Lanes whose index is not in
@@ -179,21 +181,15 @@ local function measure_parameter(self, node, size, mode, is_checked)
     self.measured[var] = self.measured[var] or {}
     local of = self.measured[var]
     local key = size.key .. (mode or "")
-    if not of[key] then
-        local indent = self.indent
-        self.indent = 1
-        local made, lines = self:aside(function()
-            local made = measure(self, self:expr(node), size, mode, is_checked)
-            if is_checked then
-                made.wrong, made.has_wrong = self:temp "m", self:temp "b"
-                self:line("%s %s = ~%s;", self.mask_type, made.wrong, made.right)
-                self:line("int %s = any(%s);", made.has_wrong, made.wrong)
-            end
-            return made
-        end)
-        self.indent, of[key] = indent, made
-        for _, line in ipairs(lines) do self.prologue[#self.prologue + 1] = line end
-    end
+    of[key] = of[key] or self:at_start(function()
+        local made = measure(self, self:expr(node), size, mode, is_checked)
+        if is_checked then
+            made.wrong, made.has_wrong = self:temp "m", self:temp "b"
+            self:line("%s %s = ~%s;", self.mask_type, made.wrong, made.right)
+            self:line("int %s = any(%s);", made.has_wrong, made.wrong)
+        end
+        return made
+    end)
     return of[key]
 end
 
@@ -215,14 +211,27 @@ local function check_measured(self, made, code)
     if made.has_wrong then self:close() end
 end
 
+-- The same for index i of an element of a matrix.
+local function measure_at(self, place, i, index)
+    local size, is_checked, mode = place.sizes[i], place.codes[i] ~= nil, place.modes[i]
+    return measure_parameter(self, place.indexes[i], size, mode, is_checked) or measure(self, index, size, mode, is_checked)
+end
+
+-- The indexes of an element of a matrix.
+local function indexes_of(self, place)
+    local indexes = {}
+    for i in ipairs(place.sizes) do indexes[i] = self:expr(place.indexes[i]) end
+    return indexes
+end
+
 -- Where an element of a matrix lies: its position from 0, and for each index whether it is inside.
-local function position(self, node, varies)
-    local place, integer = self.inst.places[node], varies and "int" or "long"
+-- `known`: what is known of some of the indexes already.
+local function position(self, place, indexes, varies, known)
+    local integer = varies and "int" or "long"
     local at, inside, is_one = nil, {}, true
     for i, size in ipairs(place.sizes) do
-        local index, code, mode = place.indexes[i], place.codes[i], place.modes[i]
-        local made = measure_parameter(self, index, size, mode, code ~= nil) or measure(self, self:expr(index), size, mode, code ~= nil)
-        if code then check_measured(self, made, code) end
+        local made = known and known[i] or measure_at(self, place, i, indexes[i])
+        if place.codes[i] then check_measured(self, made, place.codes[i]) end
         is_one = is_one and not made.varies
         local k = varies and not made.varies and ("(int)%s"):format(made.k) or made.k
         at = at and ("%s * (%s)%s + %s"):format(i > 2 and "(" .. at .. ")" or at, integer, self.unit:capture_name(size), k) or k
@@ -234,24 +243,61 @@ end
 
 -- The index of the element that a:set(y, x, v) writes.
 function expression.Place(self, node)
-    local varies = self.inst.varies[node]
-    local at = position(self, node, varies)
+    local place, varies = self.inst.places[node], self.inst.varies[node]
+    local at = position(self, place, indexes_of(self, place), varies)
     local c = ("(convert_%s(%s) + %s)"):format(self:type("num", varies), at, number_text(1, self.single))
     return self:hold { c = c, kind = "num", varies = varies }
+end
+
+-- Writes the line that reads an element of a matrix where lanes are neighbours, and opens the
+-- clause for where they are not; gives what is known of the indexes that all lanes share. Nothing,
+-- and nil, where lanes cannot be neighbours.
+local function read_run(self, place, indexes, kind, t)
+    local steps, last = {}, #indexes
+    for i, index in ipairs(indexes) do
+        steps[i] = index.varies and (i == last and 1 or 0)
+        if index.varies and not (index.run and runs.may_step(self, index.run, steps[i])) then return nil end
+    end
+    local known, at, when = {}, nil, {}
+    for i, index in ipairs(indexes) do
+        local size, k = ("(long)%s"):format(self.unit:capture_name(place.sizes[i])), nil
+        if steps[i] then
+            local first = runs.begin(self, index.run, steps[i], when)
+            when[#when + 1] = ("%s >= 1 && %s <= %s%s"):format(first, first, size, steps[i] == 1 and (" - %d"):format(self.lanes - 1) or "")
+            k = ("(%s - 1)"):format(first)
+        else
+            known[i] = measure_at(self, place, i, index)
+            if place.codes[i] then when[#when + 1] = known[i].right end
+            if place.modes[i] == "number" then when[#when + 1] = known[i].inside end
+            k = known[i].k
+        end
+        at = at and ("%s * %s + %s"):format(i > 2 and "(" .. at .. ")" or at, size, k) or k
+    end
+    self:open("if (%s) {", table.concat(when, " && "))
+    local read = self.unit:load_run(place.array, place.kind, at, steps[last] == 1)
+    self:line("%s = %s;", t, self:as({ c = read, kind = place.kind, varies = true }, kind, true))
+    self:close "} else {"
+    self.indent = self.indent + 1
+    return known
 end
 
 -- An element of a matrix: a:at(y, x, border).
 function expression.Method(self, node)
     local place, varies = self.inst.places[node], self.inst.varies[node]
     local kind = self.inst.types[node]
-    local at, inside = position(self, node, varies)
+    local indexes = indexes_of(self, place)
     local border = place.border and self:as(self:expr(place.border), kind, varies)
     local array, t = self.unit:capture_name(place.array), self:temp "t"
     if varies then
-        local read = ("%s(%s, %s)"):format(self.unit:load(place.array, place.kind), array, at)
-        self:line("%s %s = %s;", self:type(kind, true), t, self:as({ c = read, kind = place.kind, varies = true }, kind, true))
+        self:line("%s %s;", self:type(kind, true), t)
+        local known = read_run(self, place, indexes, kind, t)
+        local at, inside = position(self, place, indexes, true, known)
+        local read = ("%s(%s, %s)"):format(self.unit:load(place.array, place.kind, known ~= nil), array, at)
+        self:line("%s = %s;", t, self:as({ c = read, kind = place.kind, varies = true }, kind, true))
         if border then self:line("%s = select(%s, %s, %s);", t, bare(border), t, self:mask_for(kind, table.concat(inside, " & "))) end
+        if known then self:close() end
     else
+        local at, inside = position(self, place, indexes, false)
         local read = ("(%s)%s[%s]"):format(self:type(kind, false), array, at)
         self:line("%s %s = %s;", self:type(kind, false), t, border and ("%s ? %s : %s"):format(table.concat(inside, " && "), read, border) or read)
     end
@@ -402,7 +448,7 @@ function expression.Binop(self, node)
     end
     -- C widens a scalar operand of a vector one.
     return { c = ("(%s %s %s)"):format(self:as(a, kind, a.varies), op, self:as(b, kind, b.varies)), kind = kind,
-             varies = varies }
+             varies = varies, run = varies and runs.sum(self, op, a, b) or nil }
 end
 
 -- Writes the right operand of `and` or `or`, for the lanes in `cond` only. Gives its value and the
@@ -491,7 +537,7 @@ function Emitter:hold(value)
     if value.literal or value.c:find "^[%w_]+$" then return value end
     local t = self:temp "t"
     self:line("%s %s = %s;", self:type_of(value), t, bare(value.c))
-    return { c = t, kind = value.kind, varies = value.varies, range = value.range }
+    return { c = t, kind = value.kind, varies = value.varies, range = value.range, run = value.run }
 end
 
 local function both(self, a, b, op)

@@ -3,6 +3,7 @@
 local infer = require "tidepool.translate.infer"
 local emitter = require "tidepool.translate.emit.emitter"
 local expressions = require "tidepool.translate.emit.expressions"
+local runs = require "tidepool.translate.emit.runs"
 
 local Emitter, C_ELEMENT, literal, bare = emitter.Emitter, emitter.C_ELEMENT, emitter.literal, emitter.bare
 local places_of_lanes, place_of, compare = expressions.places_of_lanes, expressions.place_of, expressions.compare
@@ -110,6 +111,7 @@ function statement.Local(self, node)
                 local c = "0"
                 if value and value.kind ~= "nil" then c = bare(self:as(value, known.kind, known.varies)) end
                 self:line("%s %s = %s;", self:type(known.kind, known.varies), self:declare(var), c)
+                if known.varies and value and value.run then runs.keep(self, var, value.run) end
             end
         end
     end

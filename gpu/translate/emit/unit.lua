@@ -106,11 +106,20 @@ function Unit:lane_type(kind)
     return kind == "int" and "int" or wide.KINDS[kind] and "ulong" or self.real
 end
 
+-- The text that reads as many elements of the array as there are lanes, from the position `at` on;
+-- or, without `is_run`, the one there, for all lanes.
+function Unit:load_run(entry, kind, at, is_run)
+    local array, one = self:capture_name(entry), self:lane_type(kind)
+    if is_run then return ("convert_%s%d(vload%d(0, %s + %s))"):format(one, self.lanes, self.lanes, array, at) end
+    return ("(%s%d)((%s)%s[%s])"):format(one, self.lanes, one, array, at)
+end
+
 -- The name of the function that reads the elements of the array at the positions of all lanes,
 -- which are within its bounds. Neighbours are read at once, and so is an element that all lanes
--- want.
-function Unit:load(entry, kind)
-    local names = self.loads
+-- want. With `is_rare` it is one for places that read them otherwise where lanes are neighbours: it
+-- is called, for the compiler's sake.
+function Unit:load(entry, kind, is_rare)
+    local names = is_rare and self.rare_loads or self.loads
     if names[entry] then return names[entry] end
     local lanes, element = self.lanes, C_ELEMENT[entry.ctype]
     local one = self:lane_type(kind)
@@ -120,7 +129,8 @@ function Unit:load(entry, kind)
     end
     local name = self:function_name("lua_load_" .. identifier(entry.static.path))
     self.functions[#self.functions + 1] = table.concat({
-        ("static %s%d %s(__global %s%s *array, int%d at)"):format(one, lanes, name, entry.is_written and "" or "const ", element, lanes),
+        ("static %s%s%d %s(__global %s%s *array, int%d at)"):format(is_rare and "__attribute__((noinline, cold)) " or "", one, lanes, name,
+            entry.is_written and "" or "const ", element, lanes),
         "{",
         ("    int%d apart = at - (int%d)(at.s0);"):format(lanes, lanes),
         ("    if (all(apart == (int%d)(%s))) return convert_%s%d(vload%d(0, array + at.s0));"):format(lanes, table.concat(order, ", "), one, lanes,
@@ -187,7 +197,7 @@ function Unit:instance(inst)
     local e = setmetatable({
         unit = self, inst = inst, lanes = self.lanes, real = self.real, single = self.single, mask_type = self.mask_type,
         lines = {}, indent = 1, temps = 0, used = {}, names = {}, ranges = {}, levels = {}, loops = {}, regions = {},
-        chain = { { name = "m0", full = true, kills = 0, branches = 0 } }, prologue = {}, measured = {},
+        chain = { { name = "m0", full = true, kills = 0, branches = 0 } }, prologue = {}, measured = {}, runs = {}, firsts = {},
     }, Emitter)
     self.function_names[inst] = self:function_name("lua_" .. (inst.name and identifier(inst.name) or "main"))
     local parameters = {}
