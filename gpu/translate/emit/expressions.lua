@@ -121,22 +121,31 @@ local function element(self, node)
     local kind = self.inst.types[node]
     local index = self:expr(key)
     local c_type = self:type(kind, false)
-    local t
-    if index.varies and self.unit:is_shared(entry, false) then
-        local call, bad = shared_access(self, node, entry, index)
-        t = self:temp "t"
-        self:line("%s %s = %s;", self:type(kind, true), t, call)
-        self:kill(bad, 1, #self.chain)
-        return { c = t, kind = kind, varies = true }
-    elseif index.varies then
-        local at = places_of_lanes(self, node, index, length)
-        t = self:temp "t"
-        self:line("%s %s = %s(%s, %s);", self:type(kind, true), t, self.unit:load(entry, kind), array, at)
+    local t = self:temp "t"
+    if index.varies then
+        self:line("%s %s;", self:type(kind, true), t)
+        local has_run = index.run and runs.may_step(self, index.run, 1)
+        if has_run then
+            local when = {}
+            local first = runs.begin(self, index.run, 1, when)
+            self:open("if (%s && %s >= 1 && %s <= (long)%s - %d) {", table.concat(when, " && "), first, first, length, self.lanes - 1)
+            self:line("%s = %s;", t, self.unit:load_run(entry, kind, ("(%s - 1)"):format(first), true))
+            self:close "} else {"
+            self.indent = self.indent + 1
+        end
+        if self.unit:is_shared(entry, false) then
+            local call, bad = shared_access(self, node, entry, index)
+            self:line("%s = %s;", t, call)
+            self:kill(bad, 1, #self.chain)
+        else
+            local at = places_of_lanes(self, node, index, length)
+            self:line("%s = %s(%s, %s);", t, self.unit:load(entry, kind, has_run), array, at)
+        end
+        if has_run then self:close() end
         return { c = t, kind = kind, varies = true }
     end
     local at, check = place_of(self, node, index, length)
     local read = ("(%s)%s[%s]"):format(c_type, array, at)
-    t = self:temp "t"
     self:line("%s %s = %s;", c_type, t, check and ("%s ? %s : 0"):format(check, read) or read)
     return { c = t, kind = kind, varies = false }
 end
