@@ -1,16 +1,18 @@
 --- The product of two matrices and a blur of 5x5, as translated Lua functions that read elements of
---- arrays (a:at(y, x), and a[i] with the index computed), beside Numba's loops over all processors.
+--- arrays (a:at(y, x), and a[i] with the index computed), beside Numba's and Taichi's loops over all
+--- processors.
 ---
 ---   build/tidepool bench/grid.lua [NAME]
 ---
---- NAME: only rows in whose names it is. $TIDEPOOL_PYTHON is the python3 that has Numba; without it
---- its column is empty. Times are the best of seven, after one run that compiles; Numba's process
---- runs beside each row, in turns.
+--- NAME: only rows in whose names it is. $TIDEPOOL_PYTHON is the python3 that has Numba and Taichi;
+--- without them their columns are empty. The three take turns, seven times: ten runs each, after
+--- some that compile and find memory. The times are those of the fastest run. What a run made is
+--- given back before the next one, outside of its time, as Python does.
 
 local tidepool = require "tidepool"
 
 local app = tidepool.App("grid", { gpu = true })
-local N, SIDE, ROUNDS = 512, 1024, 7
+local N, SIDE, TURNS, RUNS = 512, 1024, 7, 10
 local floor = math.floor
 
 local a, b = tidepool.array("double", tidepool.grid(N, N)), tidepool.array("double", tidepool.grid(N, N))
@@ -38,24 +40,36 @@ local rows = {
   end },
 }
 
---- Milliseconds of Numba's loop; nil where there is none.
-local function numba(what)
-  local path = arg[0]:match "^(.*)/[^/]*$" .. "/peers/grid_numba.py"
-  local done = tidepool.command { os.getenv "TIDEPOOL_PYTHON" or "python3", path, what, check = false }
-  return done.status == 0 and tonumber(done.stdout) or nil
+--- Milliseconds of a peer's loop; math.huge where there is none.
+local function peer(file, what)
+  local path = arg[0]:match "^(.*)/[^/]*$" .. "/peers/" .. file
+  local done = tidepool.command { os.getenv "TIDEPOOL_PYTHON" or "python3", path, what, tostring(RUNS), check = false }
+  return done.status == 0 and tonumber(done.stdout:match "(%S+)%s*$") or math.huge
+end
+
+--- Milliseconds of the fastest of so many maps.
+local function fastest(f, inputs, runs)
+  local best = math.huge
+  for _ = 1, runs do
+    collectgarbage()
+    collectgarbage()
+    local start = tidepool.now()
+    f:map(inputs):array()
+    best = math.min(best, (tidepool.now() - start) * 1e3)
+  end
+  return best
 end
 
 for _, row in ipairs(rows) do
   local name, what, inputs, fn = unpack(row)
   if name:find(arg[1] or "", 1, true) then
-    local f, best, theirs = app:func(fn), math.huge, math.huge
-    f:map(inputs):array()
-    for _ = 1, ROUNDS do
-      local start = tidepool.now()
-      f:map(inputs):array()
-      best = math.min(best, (tidepool.now() - start) * 1e3)
-      theirs = math.min(theirs, numba(what) or math.huge)
+    local f, ours, numba, taichi = app:func(fn), math.huge, math.huge, math.huge
+    fastest(f, inputs, 3)
+    for _ = 1, TURNS do
+      ours = math.min(ours, fastest(f, inputs, RUNS))
+      numba, taichi = math.min(numba, peer("grid_numba.py", what)), math.min(taichi, peer("grid_taichi.py", what))
     end
-    print(("%-26s %8.1f ms%s"):format(name, best, theirs < math.huge and ("   Numba %8.1f ms"):format(theirs) or ""))
+    local function column(peer_is, ms) return ms < math.huge and ("   %s %8.1f ms"):format(peer_is, ms) or "" end
+    print(("%-26s %8.1f ms%s%s"):format(name, ours, column("Numba", numba), column("Taichi", taichi)))
   end
 end

@@ -1,4 +1,4 @@
-"""The loops of bench/grid.lua in Numba, over all processors: prints the milliseconds of the third run."""
+"""The loops of bench/grid.lua in Numba, over all processors: prints the milliseconds of the fastest of so many runs."""
 import sys
 import time
 
@@ -45,7 +45,10 @@ else:
     photo = matrix(1024, 7919, 256, 1)
     run = lambda: blur(photo)
 for _ in range(3):
+    run()
+best = float("inf")
+for _ in range(int(sys.argv[2])):
     start = time.perf_counter()
     run()
-    ms = (time.perf_counter() - start) * 1e3
-print("%.3f" % ms)
+    best = min(best, time.perf_counter() - start)
+print("%.3f" % (best * 1e3))
