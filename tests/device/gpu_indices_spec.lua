@@ -122,6 +122,37 @@ describe("Counters and indices on a device", function()
     for _, n in ipairs { 0, 1, 2.5, -0.5, 0 / 0, 1 / 0, -1 / 0, 2 ^ 30, 2 ^ 30 + 1, 2 ^ 31 - 1, 2 ^ 31 + 1 } do same(counts(n, -n), { 1, 2 }) end
   end)
 
+  on_device("are 32-bit integers from captured numbers that are whole and small, with and without a minus", function()
+    local r = 2
+    local function f(x)
+      local s, n = 0, 0
+      for i = -r, r do
+        s, n = s * 3 + i * x + 1 / (i + 10), n + 1
+        if n > 20 then break end
+      end
+      for i = r, -r, -2 do
+        s, n = s + i * x + 1 / i, n + 1
+        if n > 40 then break end
+      end
+      for i = (-r), 3 do
+        s, n = s - 1 / i, n + 1
+        if n > 60 then break end
+      end
+      return s == s and s or -1
+    end
+    local text = same(f, INPUTS)
+    assert.is_nil(text:find "for %(long" or text:find "for %(double" or text:find "\n%s+long [%w_]+ = ", text)
+    local made = translate(f, { name = "f" })
+    assert.is_true((made:is_current()))
+    r = 5
+    assert.is_true((made:is_current()))
+    for _, v in ipairs { 0, -0.0, -3, 1.5, 2 ^ 30 - 1, 2 ^ 30, -2 ^ 31, 2 ^ 53, 1 / 0, -1 / 0, 0 / 0 } do
+      r = v
+      assert.equal(v == -3 or v == 2 ^ 30 - 1, (made:is_current()))
+      same(f, { 1, 2 })
+    end
+  end)
+
   on_device("name an index that is not in the array, whatever it is", function()
     local A = numbers(10)
     local function fails(f, input, what)

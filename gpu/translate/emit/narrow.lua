@@ -44,10 +44,11 @@ local function stays_small(self, static)
 end
 
 -- The least and the greatest value that a loop's start or limit can have as an integer, where more
--- is known than its text says: it is a captured number, or the length of a captured list, or
--- lower.lua has bounded it. `range`: what that has found.
+-- is known than its text says: it is a captured number, or one with a minus, or the length of a
+-- captured list, or lower.lua has bounded it. `range`: what that has found.
 function Emitter:bounds(node, range)
     node = trees.bare(node)
+    if node.tag == "Unop" and node.op == "-" then node = trees.bare(node.expr) end
     local length = node.tag == "Unop" and self.inst.lengths[node]
     local static = length or infer.static_of(self.inst, node)
     if static and not static.nested and type(static.value) == "number" then

@@ -5,10 +5,11 @@ local flows = require "tidepool.translate.infer.flow"
 local functions = require "tidepool.translate.infer.functions"
 local statics = require "tidepool.translate.infer.statics"
 local types = require "tidepool.translate.infer.types"
+local trees = require "tidepool.translate.trees"
 local walk = require "tidepool.translate.infer.walk"
 
 local refuse = functions.refuse
-local truth_at = statics.truth_at
+local bake, static_of, truth_at = statics.bake, statics.static_of, statics.truth_at
 local numeric, widen = types.numeric, types.widen
 local copy_assigned, declare, enter_loop, masks, meet = flows.copy_assigned, flows.declare, flows.enter_loop, flows.masks, flows.meet
 local block, condition, expr = walk.block, walk.condition, walk.expr
@@ -74,6 +75,33 @@ local function is_step(node)
     return value and value ~= 0 and value == math.floor(value) and math.abs(value) <= 2 ^ 20
 end
 
+-- The captured number that an expression is, and whether it is that with a minus; nil: it is none.
+local function captured_number(inst, node)
+    node = trees.bare(node)
+    local is_negated = node.tag == "Unop" and node.op == "-"
+    local static = static_of(inst, is_negated and trees.bare(node.expr) or node)
+    if static and not static.nested and type(static.value) == "number" then return static, is_negated end
+end
+
+-- From here on numbers of the script's are no starts of loops that count with 32 bits.
+local SMALL = 2 ^ 30
+
+-- Is the start a captured number that is whole, small, and not -0 as of now? That becomes part of
+-- the code, which is made again when it has changed.
+local function starts_whole(inst, node)
+    local static, is_negated = captured_number(inst, node)
+    if not static then return false end
+    local function is_whole(value)
+        if type(value) ~= "number" then return false end
+        if is_negated then value = -value end
+        return value == math.floor(value) and math.abs(value) < SMALL and (value ~= 0 or 1 / value > 0)
+    end
+    if not is_whole(static.value) then return false end
+    bake(inst, { path = static.path, key = ("%s%s is whole"):format(static.key, is_negated and " negated" or ""), value = true,
+        read = function() return is_whole(static.read()) end })
+    return true
+end
+
 function statement.Fornum(inst, node, flow)
     local start, start_varies = expr(inst, node.start, flow)
     local limit, limit_varies = expr(inst, node.limit, flow)
@@ -86,7 +114,10 @@ function statement.Fornum(inst, node, flow)
     -- With a whole start and a known whole step the counter is an integer: that is exact, since no
     -- loop makes more than 2^52 steps.
     local counter = "num"
-    if (start == "k" or start == "int" or start == "long") and not start_varies and is_step(node.step) then counter = "long" end
+    if (start == "k" or start == "int" or start == "long" or start == "num" and starts_whole(inst, node.start)) and not start_varies
+        and is_step(node.step) then
+        counter = "long"
+    end
     local loop = { counter = counter, varies = start_varies or step_varies, limit_varies = limit_varies }
     inst.fornum[node] = loop
     inst.vars[node.var] = inst.vars[node.var] or { varies = false }
