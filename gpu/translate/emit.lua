@@ -83,7 +83,8 @@ function emit.program(program, options)
         program = program, lanes = options.lanes, single = single, real = single and "float" or "double",
         mask_type = (single and "int" or "long") .. options.lanes, helpers = {}, prelude = {}, functions = {},
         function_names = {}, function_count = {}, capture_names = {}, taken = {}, details = options.details,
-        columns = options.columns, places = { [true] = {}, [false] = {} }, accesses = { [true] = {}, [false] = {} }, loads = {}, rare_loads = {}, steps = {},
+        columns = options.columns, places = { [true] = {}, [false] = {} }, accesses = { [true] = {}, [false] = {} }, loads = {},
+        rare_loads = {}, steps = {},
     }, Unit)
     for i, input in ipairs(options.inputs) do unit.steps[program.root.inputs[i].var] = STEPS[input.ctype] end
     for _, inst in ipairs(program.instances) do

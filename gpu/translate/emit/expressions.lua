@@ -269,7 +269,8 @@ local function read_run(self, place, indexes, kind, t)
     end
     local known, at, when = {}, nil, {}
     for i, index in ipairs(indexes) do
-        local size, k = ("(long)%s"):format(self.unit:capture_name(place.sizes[i])), nil
+        local size = ("(long)%s"):format(self.unit:capture_name(place.sizes[i]))
+        local k
         if steps[i] then
             local first = runs.begin(self, index.run, steps[i], when)
             when[#when + 1] = ("%s >= 1 && %s <= %s%s"):format(first, first, size, steps[i] == 1 and (" - %d"):format(self.lanes - 1) or "")
