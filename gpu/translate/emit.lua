@@ -7,9 +7,9 @@
 -- fail are cleared from the masks around them. The scalar form is the special case in which nothing
 -- differs. Functions in which nothing differs are scalar in either form.
 --
--- emit/emitter.lua has text, values and masks; expressions.lua, calls.lua and statements.lua write
--- the parts of a function; unit.lua writes the functions; kernels.lua writes the kernel around
--- them.
+-- emit/emitter.lua has text, values and masks; expressions.lua, elements.lua, calls.lua and
+-- statements.lua write the parts of a function; runs.lua finds lanes that are neighbours; unit.lua
+-- writes the functions; kernels.lua writes the kernel around them.
 --
 -- A reduction makes one number of each GROUP elements (TP_GROUP of host/codec/block.h): element i
 -- of a group goes to lane i modulo LANES, in order; then the lanes are combined. The result is the

@@ -5,6 +5,7 @@
 local devices = require "tests.support_device"
 local support = require "tests.support"
 local tidepool = require "tidepool"
+local translate = require "tidepool.translate.translate".translate
 
 local contains = support.contains
 local app = tidepool.App("runs", { gpu = true })
@@ -113,6 +114,38 @@ describe("Lanes that are neighbours in a grid", function()
     end
     which = 9
     assert.equal(7, f:map(tidepool.grid(40, 48)):array():at(3, 4))
+  end)
+end)
+
+describe("A place of a grid", function()
+  on_device("reads the same in any number of lanes, and in one", function()
+    local device, m = tidepool.gpu.device(), tidepool.array("float", tidepool.grid(2, 5, 9))
+    for k = 1, #m do m[k] = k * 7 % 101 end
+    local function fn(y, x)
+      local s = 0
+      for z = 1, 2 do
+        for i = -3, 3 do
+          s = s + (i + 10) * m:at(z, y + i, x - i, "clamp") + m:at(z - i, y, x + i, "wrap") * 3 + m:at(z, x + i, y, -4) - m:at(z, 5, 9)
+        end
+      end
+      return s + m:at(1, y, x)
+    end
+    local shape = tidepool.grid(5, 9)
+    for _, lanes in ipairs { 1, 4 } do
+      local made = translate(fn, { lanes = lanes, inputs = { "row", "column" } })
+      local results, args = device:buffer("double", shape.n), {}
+      local plain = { first = 0, count = shape.n, index = 0, output = results, failed = device:buffer("uint8", shape.n) }
+      for i, argument in ipairs(made.arguments) do
+        local value = argument.shape and shape[argument.shape] or plain[argument.kind] or argument.read()
+        args[i] = argument.kind == "array" and device:buffer(value) or value
+      end
+      device:kernel(made.source)({ math.ceil(shape.n / lanes) }, unpack(args))
+      local got, k = results:read(), 0
+      for y, x in shape do
+        k = k + 1
+        assert(got[k] == fn(y, x), ("%d lanes: %.17g at %d, %d, not %.17g"):format(lanes, got[k], y, x, fn(y, x)))
+      end
+    end
   end)
 end)
 

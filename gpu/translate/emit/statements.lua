@@ -1,13 +1,14 @@
 -- statements.lua: writes statements, and blocks of them.
 
 local infer = require "tidepool.translate.infer"
+local elements = require "tidepool.translate.emit.elements"
 local emitter = require "tidepool.translate.emit.emitter"
 local expressions = require "tidepool.translate.emit.expressions"
 local runs = require "tidepool.translate.emit.runs"
 
 local Emitter, C_ELEMENT, literal, bare = emitter.Emitter, emitter.C_ELEMENT, emitter.literal, emitter.bare
-local places_of_lanes, place_of, compare = expressions.places_of_lanes, expressions.place_of, expressions.compare
-local shared_access = expressions.shared_access
+local places_of_lanes, place_of, shared_access = elements.places_of_lanes, elements.place_of, elements.shared_access
+local compare = expressions.compare
 
 local wide = require "tidepool.translate.wide"
 
