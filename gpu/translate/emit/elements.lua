@@ -1,5 +1,5 @@
--- elements.lua: writes what reads elements of captured arrays, a[i], and of matrices, a:at(y, x), and
--- where what writes them finds them.
+-- elements.lua: writes what reads elements of captured arrays, a[i], and of matrices, a:at(y, x),
+-- and where what writes them finds them.
 
 local infer = require "tidepool.translate.infer"
 local emitter = require "tidepool.translate.emit.emitter"

@@ -3,9 +3,9 @@
 -- The lanes of a vector are elements that follow each other, so most often they want elements of
 -- arrays that do: one parameter counts up from lane to lane, as the column of a grid does, and the
 -- others are the same in all lanes. A value that is such a parameter plus what all lanes share has
--- a `run`: { var = the parameter; terms = what is added to it }. Where the parameters turn out to go
--- like that when the function runs, positions are computed once, from the first lane's, instead of
--- in each, and elements are read as one vector.
+-- a `run`: { var = the parameter; terms = what is added to it }. Where the parameters turn out to
+-- go like that when the function runs, positions are computed once, from the first lane's, instead
+-- of in each, and elements are read as one vector.
 
 local emitter = require "tidepool.translate.emit.emitter"
 
