@@ -1,6 +1,6 @@
 --- The product of two matrices and a blur of 5x5, as translated Lua functions that read elements of
---- arrays (a:at(y, x), and a[i] with the index computed), beside Numba's and Taichi's loops over all
---- processors.
+--- arrays (a:at(y, x), and a[i] with the index computed), beside Numba's and Taichi's loops over
+--- all processors.
 ---
 ---   build/tidepool bench/grid.lua [NAME]
 ---
