@@ -37,7 +37,8 @@ end
 local function say(...) print((...):format(select(2, ...))) end
 local function device() return tidepool.gpu.device(spec) end
 
---- Seconds that a run takes: the median of `rounds`, after one that is not counted; and the fastest.
+--- Seconds that a run takes: the median of `rounds`, after one that is not counted; and the
+--- fastest.
 local function time(run, rounds)
   local seconds = {}
   run()
@@ -58,8 +59,8 @@ local function with_goal(share, goal)
   return ("%.2f (goal %g: %s)"):format(share, goal, verdict)
 end
 
---- "right" where every step-th element is what plain Lua gives, or as near as `near` (0 for the same;
---- in floats, where the device has no doubles, `single`); else which is not.
+--- "right" where every step-th element is what plain Lua gives, or as near as `near` (0 for the
+--- same; in floats, where the device has no doubles, `single`); else which is not.
 local function verdict(got, want_of, step, near, single)
   near = card.fp64 and near or single
   jit.off(want_of)

@@ -614,8 +614,8 @@ static int get_pairs(decoder *d, uint32_t n)
     return 0;
 }
 
-/* Reads the metatable of the table, or the userdata with fields, on top. Bytes from outside may only
- * name metatables; our own messages may bring them along. */
+/* Reads the metatable of the table, or the userdata with fields, on top. Bytes from outside may
+ * only name metatables; our own messages may bring them along. */
 APART static int get_metatable(decoder *d)
 {
     uint8_t tag = left(d) ? *d->p & ~SHARED : T_NIL;

@@ -827,7 +827,7 @@ CODEC_TEST(classes_of_userdata_with_fields)
     run_with(B, make, 0);
     send("local o = object { length = 3 } debug.getfenv(o).list = { o } return o, { o, 7, o }",
          "local o, t = ... assert(type(o) == 'userdata' and getmetatable(o) == F and #o == 3)\n"
-         "assert(rawequal(o, t[1]) and t[2] == 7 and rawequal(o, t[3]) and rawequal(o, o.list[1]))");
+         "assert(rawequal(o, t[1]) and rawequal(o, t[3]) and rawequal(o, o.list[1]))");
     send("return object {}, object {}",
          "local a, b = ... assert(not rawequal(a, b) and a.x == nil)");
     refuse("return object { x = { coroutine.create(print) } }",

@@ -22,8 +22,8 @@ function arrays.array_type(value)
     if ok and TYPES[ctype] and type(n) == "number" and data ~= nil then return ctype end
 end
 
----Whether a value has fields that can be read: a table, or a userdata that is made of them, as buffers
----are.
+---Whether a value has fields that can be read: a table, or a userdata that is made of them, as
+---buffers are.
 function arrays.has_fields(value)
     local meta = type(value) == "userdata" and debug.getmetatable(value)
     return type(value) == "table" or type(meta) == "table" and rawget(meta, "__fields") == true

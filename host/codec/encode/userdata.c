@@ -1,5 +1,5 @@
-/* userdata.c: writes userdata: objects of the host, those of ours that have fields, libraries of the
- * FFI, and what modules have. */
+/* userdata.c: writes userdata: objects of the host, those of ours that have fields, libraries of
+ * the FFI, and what modules have. */
 #include "codec/encode/encoder.h"
 
 #include <stdio.h>
@@ -68,11 +68,11 @@ static int put_fields(encoder *e)
         return 0;
     }
     if ((e->c->scanned_epoch != e->c->epoch && tp_encoder_scan_modules(e) < 0) ||
-        tp_encoder_deeper(e) < 0 || put_tag(e, T_FIELDS) < 0 || tp_encoder_put_value(e) < 0)
+        tp_encoder_deeper(e) < 0 || put_tag(e, T_FIELDS) < 0 || put_value(e) < 0)
         return -1;
     lua_pop(L, 1);
     lua_getfenv(L, -1);
-    if (tp_encoder_put_value(e) < 0)
+    if (put_value(e) < 0)
         return -1;
     lua_pop(L, 1);
     e->depth--;
