@@ -135,8 +135,12 @@ local function touches(L, fn, def, seen)
         end
         return false
     end
+    -- Calls whose values nobody wants here.
+    local is_passed_on = {}
     local function visit(node, within)
         local tag = node.tag
+        if tag == "CallStat" then is_passed_on[node.call] = true end
+        for _, each in ipairs(tag == "Return" and node.exprs or {}) do is_passed_on[each] = true end
         if tag == "Local" then
             for _, var in ipairs(node.vars) do
                 if var.assigned and L.program:is_unset(fn.source.file, var) then return true end
@@ -159,6 +163,7 @@ local function touches(L, fn, def, seen)
         elseif (tag == "And" or tag == "Or") and (is_function(node.left) or is_function(node.right)) then
             return true
         elseif tag == "Call" then
+            if not is_passed_on[node] and optional.misses(L, called(L, fn, node)) then return true end
             local callee_value = static_of(fn, node.callee)
             if ctypes.layout(callee_value) or is_of_ffi(node, callee_value) then return true end
             if TAKES_SEVERAL[static_of(fn, node.callee) or false] then return true end

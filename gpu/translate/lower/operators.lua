@@ -77,8 +77,11 @@ local function equality(L, node)
     end
     local by_type = type_equality(L, node, left, right) or type_equality(L, node, right, left)
     if by_type then return by_type end
-    local fn, def = L.context.fn, L.context.def
-    if not optional.is_optional(L, fn, def, left) and not optional.is_optional(L, fn, def, right) then return end
+    local function may_be_nil(each)
+        -- of a function that was given, what is called is known by now
+        return optional.is_optional(L, L.context.fn, L.context.def, each) or each.tag == "Call" and presence.is_optional_call(L, each)
+    end
+    if not may_be_nil(left) and not may_be_nil(right) then return end
     local values = expr_list(L, { left, right })
     for i, value in ipairs(values) do
         optional.demand(L, value)

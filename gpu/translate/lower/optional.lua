@@ -244,6 +244,8 @@ function optional.settle(L, at, value, name)
     if value.flag and not L.present[value.flag] then
         check(L, at, name_of(L, at, value.flag), { ("%s is nil%s"):format(name and "'" .. name .. "'" or "a result", value.why and ": " .. value.why
             or "") })
+    elseif value.is_sure and not value.flag then
+        optional.demand(L, value) -- to fail where there is none
     end
     return optional.stripped(value)
 end

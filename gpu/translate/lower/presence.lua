@@ -67,6 +67,7 @@ local function is_optional_call(L, node)
     if callee and callee.t == "function" then fn, def = callee.fn, callee.def end
     return optional.misses(L, fn, def) or optional.lends(L, fn, def)
 end
+presence.is_optional_call = is_optional_call
 
 -- Is it `a or b` where both may be nil?
 local function is_either(L, node)

@@ -177,7 +177,8 @@ statement["Return"] = function(L, node, is_tail)
                 refuse(L, node, "'%s' may be read before it has a value, and nil does not exist on a device; give it a number where it is "
                     .. "declared (line %d)", var.name, var.line)
             end
-            value = optional.settle(L, node, value)
+            -- What may be missing here is a result of plain Lua, so that it is refused (infer.lua).
+            value = value.origin and not value.flag and optional.stripped(value) or optional.settle(L, node, value)
             if value.t ~= "scalar" then
                 refuse(L, node, "result %d is a %s; on a device results are numbers and booleans, return %s", i,
                     unpack(choices.is_function(value) and { "function", "what it gives" } or { "table", "its fields" }))
