@@ -99,6 +99,8 @@ function lower.def(program, fn, options, infer, find_function)
         choices = {}, results = {}, copied = {}, booleans = {}, either = {},
         -- of what may be nil (optional.lua); takes_nil: variables that get elements
         nilable = {}, optional = {}, missing = {}, misses = {}, lends = {}, asked = {}, gives_texts = {}, nil_locals = {}, takes_nil = {},
+        -- of what may be false, but is no boolean (falses.lua)
+        falses = {}, false_results = {}, gives_false = {}, given = {},
         -- of texts that are numbers (symbols.lua), functions that are chosen (choices.lua),
         -- arguments (defaults.lua) and select
         ids = {}, symbols = {}, result_symbols = {}, dispatchers = {}, choosers = {}, result_functions = {},

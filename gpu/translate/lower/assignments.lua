@@ -7,6 +7,7 @@ local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
+local falses = require "tidepool.translate.lower.falses"
 local holes = require "tidepool.translate.lower.holes"
 local lifting = require "tidepool.translate.lower.lifting"
 local library = require "tidepool.translate.lower.library"
@@ -63,7 +64,7 @@ end
 -- Notes what a local that is assigned to is given.
 local function note_kind(L, var, node)
     local kinds = L.kinds[var]
-    if kinds then classes.note_scalar(L, kinds, nodes.is_plain(node) and "has_number" or "has_others") end
+    if kinds and node.tag ~= "False" then classes.note_scalar(L, kinds, nodes.is_plain(node) and "has_number" or "has_others") end
 end
 
 -- Declares a local; `value` may be nil.
@@ -77,6 +78,7 @@ local function bind(L, at, var, value)
         L.scope.vars[var] = value
         return scopes.note_known(L, L.scope, var, false)
     end
+    if var.assigned then value = falses.stored(L, var, value) end
     local class = variable_class(L, var)
     local is_nil = not value or value.t == "scalar" and value.node.tag == "Nil"
     optional.note_unset(L, var)
@@ -146,7 +148,7 @@ local function bind(L, at, var, value)
         new.range, new.lengths = L.ranges[var] or nil, L.lengths[var]
     end
     L.scope.vars[var] = { t = "variable", var = new, of = var, class = not var.assigned and value and value.class or nil, may_be_nil = may_be_nil,
-        flag = value and value.flag, origin = value and value.origin, why = value and value.why,
+        flag = value and value.flag, absent = not var.assigned and value and value.absent or nil, origin = value and value.origin, why = value and value.why,
         is_sure = value and value.is_sure, symbol = is_symbol }
     emit(L, node_at(L, at, "Local", { vars = { new }, exprs = node and node.tag ~= "Nil" and { node } or {} }))
 end
@@ -342,6 +344,7 @@ local function store(L, at, target, value)
         local is_table = known.is_parameter and value.t ~= "scalar"
         if is_table and scopes.rename(L, at, known.of, value) then return end
         scopes.forget_known(L, target.var)
+        value = falses.stored(L, known.of, value)
         local is_nil = value.t == "scalar" and value.node.tag == "Nil"
         optional.note_nilable(L, known.of, value)
         if value.flag and not known.flag and not L.changed then value = optional.settle(L, at, value) end

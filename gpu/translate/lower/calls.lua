@@ -6,6 +6,7 @@ local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local ctypes = require "tidepool.translate.ctypes"
 local facts = require "tidepool.translate.lower.facts"
+local falses = require "tidepool.translate.lower.falses"
 local functions = require "tidepool.translate.lower.functions"
 local inlining = require "tidepool.translate.lower.inlining"
 local library = require "tidepool.translate.lower.library"
@@ -303,6 +304,7 @@ function call_values(L, node)
         local about = L.function_of(fn, callee.static.path, node)
         local lends = optional.lends(L, about, about.def)
         if not has_tables and not touches(L, about, about.def) and not optional.misses(L, about, about.def)
+            and not falses.gives(L, about, about.def)
             and not functions.asks_type(L, about, about.def) and not (lends and L.optional[about.def]) then
             local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = nodes_of(L, node, values),
                 caller_place = node.is_tail and place_of_caller(L.context) or nil, is_tail = node.is_tail })

@@ -88,7 +88,7 @@ local function is_no_type(L, node, text)
     if not callee or callee.t ~= "static" or callee.static.value ~= type or text == "nil" then return false end
     local arg = node.args[1]
     local value = arg.tag == "Vararg" and L.context.varargs and L.context.varargs[1] or peek(L, arg)
-    if not value or value.t ~= "scalar" or not (value.flag or value.origin) then return false end
+    if not value or value.t ~= "scalar" or not (value.flag or value.origin) or value.absent then return false end
     local kind = is_plain(value.node) and "number" or is_boolean(value.node) and "boolean"
     return kind and kind ~= text or false
 end

@@ -6,6 +6,7 @@ local ffi = require "ffi"
 local ctypes = require "tidepool.translate.ctypes"
 local choices = require "tidepool.translate.lower.choices"
 local callees = require "tidepool.translate.lower.callees"
+local falses = require "tidepool.translate.lower.falses"
 local optional = require "tidepool.translate.lower.optional"
 local sets = require "tidepool.translate.lower.sets"
 local statics = require "tidepool.translate.lower.statics"
@@ -143,7 +144,7 @@ local function touches(L, fn, def, seen)
         for _, each in ipairs(tag == "Return" and node.exprs or {}) do is_passed_on[each] = true end
         if tag == "Local" then
             for _, var in ipairs(node.vars) do
-                if var.assigned and L.program:is_unset(fn.source.file, var) then return true end
+                if var.assigned and (L.program:is_unset(fn.source.file, var) or falses.is_mixed(L, fn, within, var)) then return true end
             end
         end
         if tag == "Table" or tag == "Forin" or tag == "Vararg" or asks(node) or is_of_text(node) then return true end
@@ -163,7 +164,8 @@ local function touches(L, fn, def, seen)
         elseif (tag == "And" or tag == "Or") and (is_function(node.left) or is_function(node.right)) then
             return true
         elseif tag == "Call" then
-            if not is_passed_on[node] and optional.misses(L, called(L, fn, node)) then return true end
+            local of, of_def = called(L, fn, node)
+            if not is_passed_on[node] and (optional.misses(L, of, of_def) or falses.gives(L, of, of_def)) then return true end
             local callee_value = static_of(fn, node.callee)
             if ctypes.layout(callee_value) or is_of_ffi(node, callee_value) then return true end
             if TAKES_SEVERAL[static_of(fn, node.callee) or false] then return true end

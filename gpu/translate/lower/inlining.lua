@@ -3,6 +3,7 @@
 local choosers = require "tidepool.translate.lower.choosers"
 local classes = require "tidepool.translate.lower.classes"
 local defaults = require "tidepool.translate.lower.defaults"
+local falses = require "tidepool.translate.lower.falses"
 local functions = require "tidepool.translate.lower.functions"
 local holes = require "tidepool.translate.lower.holes"
 local lifting = require "tidepool.translate.lower.lifting"
@@ -56,6 +57,7 @@ function inlining.inline(L, at, callee, values)
             if value.t == "scalar" then bound[param] = value else bind_table(L, at, scope, param, value) end
             scopes.note_known(L, scope, param, value.t == "scalar" and value.node.tag == "Nil")
         elseif value.t == "scalar" then
+            value = falses.stored(L, param, value)
             optional.note_unset(L, param)
             local var, flag = new_local(L, param.name, at, true), optional.flag_of(L, at, param, value)
             var.sequence = holes.walks(L, param) and "next" or nil

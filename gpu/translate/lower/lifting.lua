@@ -15,6 +15,7 @@
 
 local arguments = require "tidepool.translate.lower.lifted_arguments"
 local classes = require "tidepool.translate.lower.classes"
+local falses = require "tidepool.translate.lower.falses"
 local functions = require "tidepool.translate.lower.functions"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
@@ -152,6 +153,7 @@ function lifting.call(L, at, callee, given)
     local def, values = callee.def, {}
     for i in ipairs(def.params) do
         local value = given[i] or scalar(node_at(L, at, "Nil", {}))
+        falses.refuse(L, at, value, callee.name)
         -- texts, and what is there for certain
         if value.flag and L.present[value.flag] then value = optional.stripped(value) end
         if value.t == "static" and type(value.static.value) == "number" then value = scalar(nodes.fixed(L, at, value.static)) end

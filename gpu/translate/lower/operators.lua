@@ -5,6 +5,7 @@ local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
+local falses = require "tidepool.translate.lower.falses"
 local inlining = require "tidepool.translate.lower.inlining"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
@@ -61,7 +62,8 @@ local function type_equality(L, node, call, name)
     if not callee or callee.t ~= "static" or callee.static.value ~= type then return end
     local is_there, value, lines = presence.of(L, call.args[1])
     if not is_there or lines then return end
-    if name.value == "nil" then return node_at(L, node, "Unop", { op = "not", expr = is_there }) end
+    if name.value == "nil" then return falses.is_none(L, node, "nil", is_there, value) end
+    if name.value == "boolean" and value.absent then return falses.is_none(L, node, "false", is_there, value) end
     if value.t ~= "scalar" then return name.value == "table" and is_there or node_at(L, node, "False", {}) end
     if is_number(value.node) then return name.value == "number" and is_there or node_at(L, node, "False", {}) end
     local made = node_at(L, node, "Call", { callee = fixed(L, node, callee.static), args = { value.node } })
@@ -72,19 +74,25 @@ end
 local function equality(L, node)
     local left, right = node.left, node.right
     if left.tag == "Nil" or right.tag == "Nil" then
-        local is_there, _, lines = presence.of(L, left.tag == "Nil" and right or left)
-        return is_there and not lines and node_at(L, node, "Unop", { op = "not", expr = is_there }) or nil
+        local is_there, value, lines = presence.of(L, left.tag == "Nil" and right or left)
+        return is_there and not lines and falses.is_none(L, node, "nil", is_there, value) or nil
     end
     local by_type = type_equality(L, node, left, right) or type_equality(L, node, right, left)
     if by_type then return by_type end
     local function may_be_nil(each)
         -- of a function that was given, what is called is known by now
+        local known = each.tag == "Name" and each.var and lookup(L, each.var)
+        if known and (known.absent or falses.absent_of(L, each.var)) then return true end
         return optional.is_optional(L, L.context.fn, L.context.def, each) or each.tag == "Call" and presence.is_optional_call(L, each)
     end
     if not may_be_nil(left) and not may_be_nil(right) then return end
     local values = expr_list(L, { left, right })
     for i, value in ipairs(values) do
         optional.demand(L, value)
+        local other = i == 1 and right or left
+        if value.absent and other.tag == "False" then
+            return falses.is_none(L, node, "false", optional.is_there(L, node, value), value)
+        end
         if choices.is_function(value) then refuse(L, node, FUNCTIONS, node.op) end
         if value.t ~= "scalar" then refuse(L, node, "'%s' of a table; compare its fields", node.op) end
         values[i] = nodes.hold_value(L, node, value)
@@ -94,6 +102,9 @@ local function equality(L, node)
     if a.tag == "True" and b.tag == "True" then return equal end
     equal = all_of(L, node, { a, b, equal })
     if a.tag == "True" or b.tag == "True" then return equal end
+    if values[1].absent or values[2].absent then
+        refuse(L, node, "'%s' of two values that may be missing, of which one is false then; ask whether they are there first", node.op)
+    end
     return node_at(L, node, "Or", { op = "or", left = equal, right = all_of(L, node, { negated(L, node, a), negated(L, node, b) }) })
 end
 

@@ -10,6 +10,7 @@
 -- The first half looks at texts only, and says which functions have to be inlined for this.
 
 local callees = require "tidepool.translate.lower.callees"
+local falses = require "tidepool.translate.lower.falses"
 local nodes = require "tidepool.translate.lower.nodes"
 local trees = require "tidepool.translate.trees"
 
@@ -64,7 +65,12 @@ local function locals_of(L, fn, def)
         end
     end
     each_statement(def.body, function(node)
-        if node.tag == "Local" then note(node.vars, node.exprs) end
+        if node.tag == "Local" then
+            note(node.vars, node.exprs)
+            for _, var in ipairs(node.vars) do
+                if falses.is_mixed(L, fn, def, var) then known[var] = true end
+            end
+        end
         if node.tag == "Assign" then
             local vars = {}
             for i, target in ipairs(node.targets) do vars[i] = target.tag == "Name" and target.var or false end
@@ -109,7 +115,7 @@ function optional.is_optional(L, fn, def, node)
     if is_element(L, fn, node) then return "element" end
     if node.tag ~= "Call" then return false end
     local callee, its_def = called(L, fn, node)
-    return optional.misses(L, callee, its_def) or optional.lends(L, callee, its_def) and "element"
+    return optional.misses(L, callee, its_def) or falses.gives(L, callee, its_def) or optional.lends(L, callee, its_def) and "element"
 end
 
 -- Does the function give a result, or a number, on some paths that others do not give?
@@ -201,6 +207,7 @@ end
 function optional.mark(to, from)
     to.flag, to.origin, to.why, to.is_sure = from.flag, from.origin, from.why, from.is_sure
     to.may_be_nil, to.of, to.text, to.several, to.is_element = from.may_be_nil, from.of, from.text, from.several, from.is_element
+    to.absent = from.absent
     return to
 end
 
@@ -242,8 +249,8 @@ function optional.settle(L, at, value, name)
         nodes.refuse(L, at, "a result that is one of several texts; on a device there are no strings but those that are known beforehand")
     end
     if value.flag and not L.present[value.flag] then
-        check(L, at, name_of(L, at, value.flag), { ("%s is nil%s"):format(name and "'" .. name .. "'" or "a result", value.why and ": " .. value.why
-            or "") })
+        check(L, at, name_of(L, at, value.flag), { ("%s is %s%s"):format(name and "'" .. name .. "'" or "a result",
+            value.absent == "false" and "false" or "nil", value.why and ": " .. value.why or "") })
     elseif value.is_sure and not value.flag then
         optional.demand(L, value) -- to fail where there is none
     end
@@ -311,10 +318,11 @@ local function plural(count) return ("%d value%s"):format(count, count == 1 and 
 
 -- Notes what a return of a function that is inlined gives.
 function optional.note_return(L, node, returns, values)
-    local given = { line = node.line, n = #values, missing = {} }
+    local given = { line = node.line, n = #values, missing = {}, absent = {} }
     for i, value in ipairs(values) do
         local was_nil = value.t == "scalar" and value.node.tag == "Nil"
         given.missing[i] = was_nil and "nil" or (value.flag or value.origin or value.may_be_nil) and (value.is_sure and "passed" or "perhaps") or nil
+        given.absent[i] = value.absent
         if L.optional[L.context.def] then optional.demand(L, value) end
     end
     returns.given[#returns.given + 1] = given
@@ -336,9 +344,21 @@ local function why_missing(given, i, last_line)
     elseif without.n < i then
         return ("line %d returns %s, and line %d returns %s"):format(without.line, plural(without.n), with.line, plural(with.n)), true
     elseif without.missing[i] == "nil" then
-        return ("line %d returns nil, and line %d returns a value"):format(without.line, with.line), true
+        return ("line %d returns %s, and line %d returns a value"):format(without.line, without.absent[i] or "nil", with.line), true
     end
     return ("what line %d returns may be nil"):format(without.line), without.missing[i] == "passed"
+end
+
+-- What stands for result i where there is none (falses.lua).
+local function absent_of(given, i, last_line)
+    local absent, is_known = nil, last_line ~= nil
+    for _, each in ipairs(given) do
+        if each.n < i or each.missing[i] then
+            absent = is_known and falses.joined(absent, each.absent[i]) or each.absent[i]
+            is_known = true
+        end
+    end
+    return absent
 end
 
 -- Gives the results of a function that was inlined what is known about whether they are there.
@@ -350,6 +370,7 @@ function optional.complete(L, def, returns, last_line)
         local why, is_sure = why_missing(returns.given, i, last_line)
         if why then
             value.origin, value.why, value.is_sure, value.may_be_nil = def, why, is_sure, true
+            value.absent = absent_of(returns.given, i, last_line)
             if value.node and value.node.var then value.node.var.missing = why end
             if value.text then optional.demand(L, value) end
         end

@@ -7,6 +7,7 @@ local choices = require "tidepool.translate.lower.choices"
 local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local facts = require "tidepool.translate.lower.facts"
+local falses = require "tidepool.translate.lower.falses"
 local holes = require "tidepool.translate.lower.holes"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
@@ -65,7 +66,7 @@ local function is_optional_call(L, node)
     local callee = peek(L, node.callee)
     local fn, def = callees.called(L, L.context.fn, node)
     if callee and callee.t == "function" then fn, def = callee.fn, callee.def end
-    return optional.misses(L, fn, def) or optional.lends(L, fn, def)
+    return optional.misses(L, fn, def) or falses.gives(L, fn, def) or optional.lends(L, fn, def)
 end
 presence.is_optional_call = is_optional_call
 
@@ -289,16 +290,20 @@ function presence.byte(L, node)
 end
 
 -- What a condition decides: a local with a flag. `one`, `other`: evaluate the value where it holds,
--- and where it does not (nil: there is none), and whether that is there.
-local function decided(L, node, cond, one, other)
+-- and where it does not (nil: there is none, and `absent` stands for it), and whether that is there.
+local function decided(L, node, cond, one, other, absent)
     local var, flag = new_local(L, "value", node, true), new_local(L, "has a value", node, true)
     flag.is_flag, var.is_guarded, var.is_number, var.is_boolean = true, true, true, true
     local why
+    local is_known = not other
     local function give(evaluate)
         return select(2, aside(L, function()
             local value, has = evaluate()
             if value.t ~= "scalar" then refuse(L, node, "a table or a number; a value has one type on a device") end
             local is_nil = value.node.tag == "Nil"
+            if is_nil or value.flag or value.origin or value.may_be_nil then
+                absent, is_known = is_known and falses.joined(absent, value.absent) or value.absent, true
+            end
             why = value.why or why
             if not is_nil and not is_number(value.node) then var.is_number = false end
             if not is_nil and not may_be_false(value) then var.is_boolean = false end
@@ -312,7 +317,8 @@ local function decided(L, node, cond, one, other)
     local first, second = give(one), other and give(other)
     emit(L, if_statement(L, node, cond, first, second))
     local name = name_of(L, node, var)
-    return { t = "scalar", node = L.symbols[node] and symbols.wrap(L, node, name) or name, flag = flag, why = why, may_be_nil = true, is_sure = true }
+    return { t = "scalar", node = L.symbols[node] and symbols.wrap(L, node, name) or name, flag = flag, why = why, may_be_nil = true, is_sure = true,
+        absent = absent }
 end
 
 -- A value that may be nil, and whether it is there.
@@ -342,7 +348,7 @@ function carried.And(L, node)
         local value, has
         optional.keeping(L, function() value, has = carry_asked(L, node.right) end, is_there, true)
         return value, has
-    end)
+    end, nil, first.absent)
 end
 
 return presence

@@ -1,6 +1,7 @@
 -- scopes.lua: what each name stands for, and until where tables live.
 
 local elements = require "tidepool.translate.lower.elements"
+local falses = require "tidepool.translate.lower.falses"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local places = require "tidepool.translate.lower.places"
@@ -198,10 +199,12 @@ function scopes.name_value(L, node)
         value.variable = known.of.assigned and not known.is_parameter and known.of or nil
         value.flag, value.origin, value.why, value.is_sure = known.flag, known.origin, known.why, known.is_sure
         value.may_be_nil, value.of = known.may_be_nil or L.takes_nil[known.of], known.of
+        value.absent = known.absent or falses.absent_of(L, known.of)
         return value
     end
     if known.t == "scalar" then return optional.like(known, known.node) end
     if known.t == "chooser" then return L.value_of_chooser(L, node, known) end
+    if known.of and known.flag then known.absent = falses.absent_of(L, known.of) end
     return known
 end
 

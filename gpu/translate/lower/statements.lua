@@ -8,6 +8,7 @@ local classes = require "tidepool.translate.lower.classes"
 local elements = require "tidepool.translate.lower.elements"
 local expressions = require "tidepool.translate.lower.expressions"
 local facts = require "tidepool.translate.lower.facts"
+local falses = require "tidepool.translate.lower.falses"
 local lifting = require "tidepool.translate.lower.lifting"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
@@ -166,6 +167,7 @@ statement["Return"] = function(L, node, is_tail)
     local context = L.context
     local values = mark_named(node.exprs, expr_list(L, node.exprs))
     local returns = context.returns
+    for _, value in ipairs(context.lift and values or {}) do falses.refuse(L, node, value, context.name) end
     if context.lift and lifting.give(L, node, values) then return end
     -- Was the table made in this call, which ends here?
     local function is_own(value) return value.storage.root.serial > context.serial end
@@ -192,7 +194,9 @@ statement["Return"] = function(L, node, is_tail)
         -- What is returned may be the callee's own, or its caller's: the names of the callee end
         -- here.
         for i, value in ipairs(values) do
-            values[i] = hold_value(L, node, value, context.name)
+            -- A result that may be missing is only read where it is wanted; nothing changes it.
+            local is_result = value.t == "scalar" and value.node.tag == "Name" and value.node.var.missing
+            if not is_result then values[i] = hold_value(L, node, value, context.name) end
             if value.is_named and is_own(value) then
                 values[i] = optional.mark(object(value.storage, value.at), value)
             end
@@ -203,6 +207,14 @@ statement["Return"] = function(L, node, is_tail)
     if not returns.label then
         L.labels = L.labels + 1
         returns.label = ("end of %s %d"):format(context.name or "function", L.labels)
+    end
+    local keys = L.false_results[context.def] or {}
+    L.false_results[context.def] = keys
+    for i, value in ipairs(values) do
+        keys[i] = keys[i] or {}
+        local is_none
+        values[i], is_none = falses.given(L, keys[i], value)
+        if is_none then classes.learn(L, L.optional, context.def, true) end
     end
     optional.note_return(L, node, returns, values)
     for i, value in ipairs(values) do store_result(L, node, i, value) end
