@@ -256,6 +256,13 @@ describe("a result that is missing where it is wanted", function()
       return each * 10 + i + x
     end,
     function(x, y) return -bisect(x, y, 2) end,
+    function(x, y)
+      local function two(a) if a > 0 then return a, 1 end return a end
+      local a, b = two(x) -- luacheck: ignore 211
+      local c, d = two(y)
+      if c > 3 then return a + d end
+      return a
+    end,
     function(x, y) local a, b = roots(1, x, y) return a + b end,
     function(x, y)
       local is_hit, nx, ny = overlap(x, y)

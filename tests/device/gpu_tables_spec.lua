@@ -183,6 +183,44 @@ describe("the bytes of a text that is known beforehand", function()
   end
 end)
 
+describe("a captured list of lists", function()
+  local next_of = { { 2, 3 }, { 4 }, { 4, 5, 1 }, {}, { 4 } }
+  local from_zero = { [0] = {}, { 3, 0 }, { 0, 1, 2, 3 }, {} }
+  local rows_from_zero = { { [0] = 5, 6 }, { [0] = 7 }, {}, { [0] = 1, 2, 3 } }
+  local walls, ragged = { { true, false, true }, { false, false, true } }, { { true }, { false, true }, {} }
+  local function small(v, n)
+    if v ~= v or math.abs(v) > 1e9 then return 1 end
+    return math.floor(math.abs(v)) % n
+  end
+  same("may have lists of different lengths",
+    function(x, y)
+      local s, row = 0, next_of[1 + small(x, 5)]
+      for i, each in ipairs(next_of) do for k, j in ipairs(each) do if j > y then s = s * 2 + i * j * k end end end
+      for k = 1, #row do s = s + row[k] end
+      return s + 100 * #row, next_of[1 + small(x, 5)][1 + small(y, 4)] or -1
+    end,
+    function(x, y) return next_of[1 + small(x, 7)][1 + small(y, 4)] + 1 end,
+    function(x, y) return next_of[1 + small(x, 5)][1] or y, next_of[1 + small(y, 5)][2] == nil end,
+    function(x, y)
+      local case, row, n = from_zero[small(x, 4)], rows_from_zero[1 + small(x, 4)], 0
+      for i = 1, #case, 2 do n = n + case[i] * 4 + case[i + 1] end
+      return n, row[small(y, 3)] or -1, #row
+    end)
+  same("may have booleans",
+    function(x, y)
+      local wall = walls[1 + small(x, 2)][1 + small(y, 3)]
+      if walls[1 + small(x, 2)][1 + small(y, 5)] then return 1, wall, wall == false end
+      return 0, not wall, wall
+    end,
+    function(x, y)
+      local row, n = ragged[1 + small(x, 3)], 0
+      for j, each in ipairs(row) do if each then n = n + j end end
+      local last = row[1 + small(y, 3)]
+      if last == nil then return n, #row end
+      return last and 7 or 8, row[1] and 1 or 2
+    end)
+end)
+
 describe("a table that is no such list is refused by name", function()
   local far, mixed, more = { 1, 2, [5000] = 4 }, { 1, "two", 3 }, { 1, 2, [2.5] = 3 }
   local empty, proxy, few = {}, setmetatable({ 1, 2 }, { __index = function() return 0 end }), { { x = 1 }, { y = 2 } }
@@ -192,7 +230,7 @@ describe("a table that is no such list is refused by name", function()
     { function(x) return empty[x] end, "'empty' is a table" }, { function(x) return proxy[x] end, "'proxy' is a table.*metatable" },
     { function(x) return few[x].x end, "not every element of 'few' is a plain table with a number 'x'" },
     { function(x) return bodies[x].name end, "not every element of 'bodies' is a plain table with a number 'name'" },
-    { function(x) return points[1][x] + points[x][x] end, "'points' is no list of lists of numbers that are as long as each other" },
+    { function(x) return few[x][x] end, "'few' is no list of lists of numbers, or of lists of booleans" },
     { function(x) SPECIAL[x] = 1 return x end, "assignment to an element or field of 'SPECIAL'" },
     { function(x) bodies[x].x = 1 return x end, "assignment to an element or field" },
     { function(x) return #proxy + x end, "'#'; only captured typed arrays and lists" },

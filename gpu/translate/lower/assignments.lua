@@ -109,6 +109,10 @@ local function bind(L, at, var, value)
     local new = new_local(L, var.name, at, var.assigned)
     new.of, new.file = var, L.context.fn.source.file
     local node = value and value.node or nil
+    if node and not var.assigned and nodes.is_missing(node) then
+        L.scope.vars[var] = value
+        return
+    end
     if node and not var.assigned and (symbols.is_text(node) and node.tag ~= "Symbol" or nodes.is_text(node)) then
         L.scope.vars[var] = value
         return
@@ -148,7 +152,8 @@ local function bind(L, at, var, value)
         new.range, new.lengths = L.ranges[var] or nil, L.lengths[var]
     end
     L.scope.vars[var] = { t = "variable", var = new, of = var, class = not var.assigned and value and value.class or nil, may_be_nil = may_be_nil,
-        flag = value and value.flag, absent = not var.assigned and value and value.absent or nil, origin = value and value.origin, why = value and value.why,
+        flag = value and value.flag, absent = not var.assigned and value and value.absent or nil,
+        origin = value and value.origin, why = value and value.why,
         is_sure = value and value.is_sure, symbol = is_symbol }
     emit(L, node_at(L, at, "Local", { vars = { new }, exprs = node and node.tag ~= "Nil" and { node } or {} }))
 end

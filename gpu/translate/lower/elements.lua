@@ -19,7 +19,7 @@ local number, refuse, scalar = nodes.number, nodes.refuse, nodes.scalar
 local check_index, first_of, last_of, object, room_index = places.check_index, places.first_of, places.last_of, places.object, places.room_index
 local value_of, write_var = places.value_of, places.write_var
 local cell_of_matrix, derived, of_static, static_element = statics.cell_of_matrix, statics.derived, statics.of_static, statics.static_element
-local static_field = statics.static_field
+local matrix_of, static_field = statics.matrix_of, statics.static_field
 
 local copy, place_in
 
@@ -310,7 +310,11 @@ function index_value(L, at, base, key)
         end
         return static_element(L, at, static, key)
     elseif base.t == "element" then
-        if constant == false then return cell_of_matrix(L, at, base, key) end
+        if constant == false then return (cell_of_matrix(L, at, base, key)) end
+        local form = type(constant) == "number" and matrix_of(base.static.value)
+        if form and (form.is_boolean or not form.columns and not arrays.column(base.static.value, constant, form.from)) then
+            return (cell_of_matrix(L, at, base, number(L, at, constant)))
+        end
         local example = type(base.example.value) == "table" and base.example.value[constant]
         if type(example) == "table" then
             local list = derived(base.static, ("%s[...].%s"):format(base.static.path, constant), "all " .. tostring(constant), function(value)

@@ -157,8 +157,8 @@ function falses.is_none(L, at, what, is_there, value)
     local absent = value.absent or "nil"
     if absent == what then return nodes.node_at(L, at, "Unop", { op = "not", expr = is_there }) end
     if absent ~= "either" then return nodes.node_at(L, at, "False", {}) end
-    nodes.refuse(L, at, "whether this is %s, which is nil in one place and false in another, a number or a table elsewhere; on a device these are one: "
-        .. "ask `if not`", what)
+    nodes.refuse(L, at, "whether this is %s, which is nil in one place and false in another, a number or a table elsewhere; on a device these are "
+        .. "one: ask `if not`", what)
 end
 
 --- Refuses a value of which it would have to be known elsewhere what stands for none.

@@ -3,6 +3,7 @@
 local choosers = require "tidepool.translate.lower.choosers"
 local classes = require "tidepool.translate.lower.classes"
 local defaults = require "tidepool.translate.lower.defaults"
+local elements = require "tidepool.translate.lower.elements"
 local falses = require "tidepool.translate.lower.falses"
 local functions = require "tidepool.translate.lower.functions"
 local holes = require "tidepool.translate.lower.holes"
@@ -10,6 +11,7 @@ local lifting = require "tidepool.translate.lower.lifting"
 local nodes = require "tidepool.translate.lower.nodes"
 local optional = require "tidepool.translate.lower.optional"
 local parse = require "tidepool.translate.parse"
+local places = require "tidepool.translate.lower.places"
 local scopes = require "tidepool.translate.lower.scopes"
 local symbols = require "tidepool.translate.lower.symbols"
 local walk = require "tidepool.translate.lower.walk"
@@ -23,6 +25,26 @@ local block = walk.block
 local function_of = functions.function_of
 
 local INLINED_MAX = 2000   -- calls that are inlined at most
+
+-- A place of its own for a parameter that is given a table, and perhaps assigned another one.
+local function own_place(L, at, scope, param, value)
+    if not L.variables[param] then
+        L.variables[param] = classes.new_class()
+        classes.note_change(L)
+    end
+    L.variables[param].is_table = true
+    local outer = L.scope
+    scope.back, L.scope = outer, scope
+    local flag = optional.flag_of(L, at, param, value)
+    L.zero = flag ~= nil
+    local place = places.object(places.new_storage(L, at, L.variables[param], param.name))
+    L.zero = false
+    elements.copy(L, at, place, value)
+    if value.t == "object" then places.note_copy(L, at, value, place) end
+    L.scope = outer
+    place.flag, place.may_be_nil, place.of = flag, flag ~= nil, param
+    return place
+end
 
 -- Writes the function's body at its call; gives its results.
 function inlining.inline(L, at, callee, values)
@@ -77,8 +99,11 @@ function inlining.inline(L, at, callee, values)
         elseif scopes.is_function(value) then
             bound[param] = value
             scopes.note_known(L, scope, param, false)
+        elseif value.t == "object" or value.t == "element" or value.t == "static" and type(value.static.value) == "table" then
+            bound[param] = own_place(L, at, scope, param, value)
         else
-            refuse(L, at, "'%s' assigns to its parameter '%s', which is given a table; use another local", callee.name, param.name)
+            refuse(L, at, "'%s' assigns to its parameter '%s' in one place of several, which is given '%s'; use another local", callee.name,
+                param.name, value.static and value.static.path or "a function")
         end
     end
     local varargs = def.is_vararg and {} or nil

@@ -303,7 +303,11 @@ end
 
 -- A record of a captured list: all of them must have the keys of the first one.
 local function over_record(L, node, base, given, is_list)
-    if is_list or matrix_of(base.static.value) then return over_list(L, node, base, given) end
+    local matrix = matrix_of(base.static.value)
+    if not is_list and matrix and matrix.row_from == 0 then
+        refuse(L, node, "pairs of an element of '%s', which counts from 0; use a numeric for", base.static.path)
+    end
+    if is_list or matrix then return over_list(L, node, base, given) end
     local function keys(value)
         local list = {}
         for key in next, value do list[#list + 1] = tostring(key) end

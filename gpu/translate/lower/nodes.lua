@@ -94,6 +94,10 @@ end
 
 nodes.is_text = is_text
 
+--- Is it a result that some path does not give? It is read where it is wanted only, and nothing
+--- changes it.
+function nodes.is_missing(node) return node.tag == "Name" and node.var ~= nil and node.var.missing ~= nil end
+
 -- Is it the same whenever it is evaluated, and cheap?
 local is_stable
 

@@ -24,7 +24,7 @@ local binop, fixed, hold, node_at, number, refuse = nodes.binop, nodes.fixed, no
 local scalar = nodes.scalar
 local last_of = places.last_of
 local lookup = scopes.lookup
-local derived, matrix_of, static_function = statics.derived, statics.matrix_of, statics.static_function
+local length_of_row, matrix_of, static_function = statics.length_of_row, statics.matrix_of, statics.static_function
 local peek, truth_of = facts.peek, facts.truth_of
 local expr, expression = walk.expr, walk.expression
 local after, expr_scalar = expressions.after, expressions.expr_scalar
@@ -248,12 +248,10 @@ function expression.Unop(L, node)
             if class.grows or places.is_open(class) then make_list(L, class) return scalar(number(L, node, 0)) end
             return scalar(number(L, node, class.count or 0))
         elseif value.t == "element" then
-            local form = matrix_of(value.static.value)
-            if not form then refuse(L, node, "'#' of an element of '%s', which are not as long as each other", value.static.path) end
-            return scalar(fixed(L, node, derived(value.static, ("#%s[...]"):format(value.static.path), "columns", function(now)
-                local again = matrix_of(now)
-                return again.columns + again.row_from - 1
-            end)))
+            if not matrix_of(value.static.value) then
+                refuse(L, node, "'#' of an element of '%s', which is no list of lists of numbers, or of lists of booleans", value.static.path)
+            end
+            return scalar(length_of_row(L, node, value))
         elseif value.t == "static" then
             return scalar(node_at(L, node, "Unop", { op = "#", expr = fixed(L, node, value.static) }))
         end

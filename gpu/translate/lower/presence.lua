@@ -25,7 +25,7 @@ local presence = {}
 local find = classes.find
 local peek, truth_of = facts.peek, facts.truth_of
 local aside, emit, fixed, hold = nodes.aside, nodes.emit, nodes.fixed, nodes.hold
-local if_statement, is_number, is_within = nodes.if_statement, nodes.is_number, nodes.is_within
+local if_statement, is_number = nodes.if_statement, nodes.is_number
 local name_of, new_local, node_at, number = nodes.name_of, nodes.new_local, nodes.node_at, nodes.number
 local refuse, scalar = nodes.refuse, nodes.scalar
 local room_index, value_of = places.room_index, places.value_of
@@ -118,13 +118,8 @@ local function element_presence(L, node, base, key)
         if not L.infer.is_list(value) and not from_zero(value) and sets.form(value) then return sets.element(L, node, base.static, key) end
         return has_element(L, node, base.static, key), index_value(L, node, base, key)
     end
-    local form = matrix_of(base.static.value)
-    local value, lines = aside(L, function() return cell_of_matrix(L, node, base, key) end)
-    local last = derived(base.static, ("#%s[...]"):format(base.static.path), "columns", function(now)
-        local again = matrix_of(now)
-        return again.columns + again.row_from - 1
-    end)
-    return is_within(L, node, key, number(L, node, form.row_from), fixed(L, node, last)), value, lines
+    local value, is_there = cell_of_matrix(L, node, base, key, true)
+    return is_there, value
 end
 
 -- Whether next(t) gives a key: a condition; nil of other expressions.
@@ -197,7 +192,8 @@ local function presence_of(L, node)
     end
     if node.tag ~= "Index" or node.key.tag == "String" then return end
     local known = base_of(L, node.object)
-    if not known or node.key.tag == "Number" and known.t ~= "object" then return end
+    local is_row = known and known.t == "element" and node.key.tag == "Number" and matrix_of(known.static.value)
+    if not known or node.key.tag == "Number" and known.t ~= "object" and not (is_row and not is_row.columns) then return end
     if not has_elements(L, known) then return named_presence(L, node, known) end
     return element_presence(L, node, known, hold(L, node, scalar_of(L, node.key, "an index"), "index"))
 end

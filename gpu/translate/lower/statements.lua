@@ -194,9 +194,7 @@ statement["Return"] = function(L, node, is_tail)
         -- What is returned may be the callee's own, or its caller's: the names of the callee end
         -- here.
         for i, value in ipairs(values) do
-            -- A result that may be missing is only read where it is wanted; nothing changes it.
-            local is_result = value.t == "scalar" and value.node.tag == "Name" and value.node.var.missing
-            if not is_result then values[i] = hold_value(L, node, value, context.name) end
+            if value.t ~= "scalar" or not nodes.is_missing(value.node) then values[i] = hold_value(L, node, value, context.name) end
             if value.is_named and is_own(value) then
                 values[i] = optional.mark(object(value.storage, value.at), value)
             end

@@ -7,7 +7,7 @@ local wide = require "tidepool.translate.wide"
 
 local statics = {}
 
-local all_of, binop, check, fixed, hold, is_whole = nodes.all_of, nodes.binop, nodes.check, nodes.fixed, nodes.hold, nodes.is_whole
+local binop, check, fixed, hold = nodes.binop, nodes.check, nodes.fixed, nodes.hold
 local is_within, node_at, number, refuse, scalar = nodes.is_within, nodes.node_at, nodes.number, nodes.refuse, nodes.scalar
 
 -- The layout of a part of a struct or an array; nil of numbers.
@@ -53,26 +53,41 @@ function statics.of_static(L, at, static)
     return scalar(fixed(L, at, static))
 end
 
--- The numbers of a list of lists, row by row, as long as each other; nil when it is none.
--- `from`, `row_from`: the first index of the list, and of its rows.
+-- A list of lists of numbers, or of booleans (`is_boolean`), row by row in `flat`; nil of others.
+-- `from`, `row_from`: the first index of the list, and of its rows; `columns`: the length of all
+-- rows, or, where they differ, for each of them: `starts`, how many elements are before it, `lasts`,
+-- its last index, and `lengths`, what `#` gives.
 local function matrix_of(value)
     if type(value) ~= "table" or debug.getmetatable(value) ~= nil then return end
-    local from = value[0] ~= nil and 0 or 1
-    local first = value[from]
-    if type(first) ~= "table" then return end
-    local row_from, flat, rows = first[0] ~= nil and 0 or 1, {}, 0
-    local columns = #first - row_from + 1
-    for i = from, #value do
+    local form = { flat = {}, from = value[0] ~= nil and 0 or 1, rows = 0, starts = {}, lasts = {}, lengths = {} }
+    local kind
+    for i = form.from, #value do
         local row = value[i]
-        if type(row) ~= "table" or debug.getmetatable(row) ~= nil or #row - row_from + 1 ~= columns
-            or (row[0] ~= nil) ~= (row_from == 0) then return end
-        for j = row_from, #row do
-            if type(row[j]) ~= "number" then return end
-            flat[#flat + 1] = row[j]
+        if type(row) ~= "table" or debug.getmetatable(row) ~= nil then return end
+        if next(row) ~= nil then
+            local row_from = row[0] ~= nil and 0 or 1
+            form.row_from = form.row_from or row_from
+            if form.row_from ~= row_from then return end
         end
-        rows = rows + 1
     end
-    return columns > 0 and { flat = flat, from = from, row_from = row_from, rows = rows, columns = columns } or nil
+    if not form.row_from then return end
+    local flat, columns = form.flat, nil
+    for i = form.from, #value do
+        local row, before = value[i], #flat
+        for j = form.row_from, next(row) ~= nil and #row or form.row_from - 1 do
+            local each = row[j]
+            kind = kind or type(each)
+            if type(each) ~= kind or kind ~= "number" and kind ~= "boolean" then return end
+            flat[#flat + 1] = kind == "number" and each or each and 1 or 0
+        end
+        local count = #flat - before
+        if columns ~= false then columns = (columns or count) == count and count end
+        form.rows = form.rows + 1
+        form.starts[form.rows], form.lasts[form.rows], form.lengths[form.rows] = before, form.row_from + count - 1, #row
+    end
+    if not kind then return end
+    form.is_boolean, form.columns = kind == "boolean", columns or nil
+    return form
 end
 statics.matrix_of = matrix_of
 
@@ -86,32 +101,70 @@ local function derived(static, path, key, compute)
 end
 statics.derived = derived
 
-function statics.cell_of_matrix(L, at, element, key)
+-- Something of a captured list of lists, which must keep its form.
+local function of_form(static, path, key, compute)
+    local form = matrix_of(static.value)
+    return derived(static, path, key, function(value)
+        local now = matrix_of(value)
+        local is_same = now and now.from == form.from and now.row_from == form.row_from and now.is_boolean == form.is_boolean
+            and (now.columns ~= nil) == (form.columns ~= nil)
+        return is_same and compute(now) or nil
+    end)
+end
+
+-- The same of a row of one whose rows are not as long as each other: `what` is "starts", "lasts" or
+-- "lengths".
+local function of_row(L, at, element, what)
+    local static, from = element.static, matrix_of(element.static.value).from
+    local list = of_form(static, ("#%s[...]"):format(static.path), what, function(now) return now[what] end)
+    local index = from == 1 and element.index or binop(L, at, "+", element.index, number(L, at, 1))
+    return node_at(L, at, "Index", { object = fixed(L, at, list), key = index })
+end
+
+-- The last index of a row.
+local function last_of_row(L, at, element)
+    if not matrix_of(element.static.value).columns then return of_row(L, at, element, "lasts") end
+    return fixed(L, at, of_form(element.static, ("#%s[...]"):format(element.static.path), "columns", function(now) return now.lasts[1] end))
+end
+
+--- The length of a row of a captured list of lists.
+function statics.length_of_row(L, at, element)
+    if not matrix_of(element.static.value).columns then return of_row(L, at, element, "lengths") end
+    return last_of_row(L, at, element)
+end
+
+--- An element of a captured list of lists, and whether it is there: a condition. `is_asked`: it may
+--- be missing, which somebody else looks for.
+function statics.cell_of_matrix(L, at, element, key, is_asked)
     local static, index = element.static, element.index
     local form = matrix_of(static.value)
     if not form then
-        refuse(L, at, "'%s' is no list of lists of numbers that are as long as each other", static.path)
+        refuse(L, at, "'%s' is no list of lists of numbers, or of lists of booleans", static.path)
     end
-    local function same_form(value)
-        local now = matrix_of(value)
-        return now and now.from == form.from and now.row_from == form.row_from and now
-    end
-    local flat = derived(static, static.path, "flat", function(value) return same_form(value).flat end)
-    local rows = fixed(L, at, derived(static, "#" .. static.path, "rows", function(value) return same_form(value).rows + form.from - 1 end))
-    local last = fixed(L, at, derived(static, ("#%s[...]"):format(static.path), "columns", function(value)
-        return same_form(value).columns + form.row_from - 1
-    end))
-    local columns = fixed(L, at, derived(static, ("#%s[...]"):format(static.path), "width", function(value) return same_form(value).columns end))
     local function within(node, from, to, path)
-        if node.tag == "Number" and node.value == from then return end
-        check(L, at, all_of(L, at, { binop(L, at, ">=", node, number(L, at, from)), binop(L, at, "<=", node, to), is_whole(L, at, node) }),
-            { "index ", (" of '%s' is out of range, or not a whole number"):format(path) }, node)
+        if node.tag == "Number" and node.value == from and form.columns then return end
+        check(L, at, is_within(L, at, node, number(L, at, from), to), { "index ", (" of '%s' is out of range, or not a whole number"):format(path) },
+            node)
     end
-    within(index, form.from, rows, static.path)
-    within(key, form.row_from, last, static.path .. "[...]")
-    local place = binop(L, at, "+", binop(L, at, "*", binop(L, at, "-", index, number(L, at, form.from)), columns),
-        form.row_from == 1 and key or binop(L, at, "+", key, number(L, at, 1)))
-    return scalar(node_at(L, at, "Index", { object = fixed(L, at, flat), key = place }))
+    within(index, form.from, fixed(L, at, of_form(static, "#" .. static.path, "rows", function(now) return now.rows + now.from - 1 end)), static.path)
+    local last = last_of_row(L, at, element)
+    if is_asked then
+        last = hold(L, at, last, "last")
+    else
+        within(key, form.row_from, last, static.path .. "[...]")
+    end
+    local before
+    if form.columns then
+        local columns = fixed(L, at, of_form(static, ("#%s[...]"):format(static.path), "width", function(now) return now.columns end))
+        before = binop(L, at, "*", binop(L, at, "-", index, number(L, at, form.from)), columns)
+    else
+        before = of_row(L, at, element, "starts")
+    end
+    local place = binop(L, at, "+", before, form.row_from == 1 and key or binop(L, at, "+", key, number(L, at, 1)))
+    local flat = of_form(static, static.path, "flat", function(now) return now.flat end)
+    local value = node_at(L, at, "Index", { object = fixed(L, at, flat), key = place })
+    if form.is_boolean then value = binop(L, at, "~=", value, number(L, at, 0)) end
+    return scalar(value), is_asked and is_within(L, at, key, number(L, at, form.row_from), last) or nil
 end
 
 -- A list of numbers from 0.
