@@ -439,6 +439,43 @@ describe("a table that a device cannot have is refused", function()
   end
 end)
 
+describe("a parameter that is given a table", function()
+  local function nearer(a, b)
+    if a.x * b.x + a.y * b.y < 0 then b = { x = -b.x, y = -b.y } end
+    return a.x + b.x, a.y - b.y
+  end
+  local function fresh(a, v) if v > 2 then a = { x = 1 } end return a end
+  local function exchanged(a, b, v) if v > 1 then a, b = b, a end return a.x - 2 * b.x end
+  local function changed(a, v)
+    if v > 2 then a = { x = 1 } end
+    a.x = a.x + v
+    return a.x
+  end
+  local basis = { { x = 1 }, { x = 2 } }
+  same("may be assigned another one in a branch",
+    function(x, y)
+      local a, b = { x = x, y = 1 }, { x = y, y = 2 }
+      local s, t = nearer(a, b)
+      return s + b.x, t + b.y
+    end,
+    function(x, y)
+      local a, s = { x = x }, 0
+      for _, each in ipairs(basis) do s = s + fresh(each, y).x end
+      return fresh(a, y).x + a.x + s, exchanged(a, { x = y }, x)
+    end)
+  it("is refused where one of both is changed and the other lives on", function()
+    for _, fn in ipairs {
+      function(x, y) local a = { x = x } local r = changed(a, y) return r + a.x end,
+      function(x, y) local a = { x = x } local b = fresh(a, y) b.x = 7 return b.x + a.x end,
+      function(x, y) local a = { x = x } local b = fresh(a, y) a.x = 9 return b.x + a.x end,
+    } do
+      local ok, message = pcall(translate, fn, { name = "f" })
+      assert.is_false(ok)
+      assert.matches("on a device these are two tables", message)
+    end
+  end)
+end)
+
 describe("a list that stays empty", function()
   local function sum(...)
     local s = 0
