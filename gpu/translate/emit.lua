@@ -18,6 +18,7 @@
 local abi = require "tidepool.base.abi"
 local kernels = require "tidepool.translate.emit.kernels"
 local Unit = require "tidepool.translate.emit.unit"
+local watched = require "tidepool.translate.emit.watched"
 
 local emit = { GROUP = abi.GROUP, LANES = abi.LANES }
 
@@ -85,6 +86,7 @@ function emit.program(program, options)
         function_names = {}, function_count = {}, capture_names = {}, taken = {}, details = options.details,
         columns = options.columns, places = { [true] = {}, [false] = {} }, accesses = { [true] = {}, [false] = {} }, loads = {},
         rare_loads = {}, steps = {},
+        starts = 0, -- see watched.lua
     }, Unit)
     for i, input in ipairs(options.inputs) do unit.steps[program.root.inputs[i].var] = STEPS[input.ctype] end
     for _, inst in ipairs(program.instances) do
@@ -99,6 +101,7 @@ function emit.program(program, options)
     if options.needs_double then parts[#parts + 1] = "#pragma OPENCL EXTENSION cl_khr_fp64 : enable\n" end
     parts[#parts + 1] = "#pragma OPENCL FP_CONTRACT OFF\n\n"
     if options.lanes > 1 and not options.reduce then parts[#parts + 1] = STORE_PAST_CACHES end
+    if program.watch then table.insert(unit.prelude, 1, watched.declaration(program.watch)) end
     local text = table.concat(unit.prelude, "\n") .. (#unit.prelude > 0 and "\n" or "") .. table.concat(unit.functions, "\n") .. "\n" .. kernel
     for _, fast in ipairs(options.lanes > 1 and FAST or {}) do
         local is_used = false

@@ -25,6 +25,7 @@
 -- programs and instances.
 
 local arrays = require "tidepool.translate.infer.arrays"
+local dependences = require "tidepool.translate.infer.dependences"
 local functions = require "tidepool.translate.infer.functions"
 local Program = require "tidepool.translate.infer.program"
 local statics = require "tidepool.translate.infer.statics"
@@ -119,6 +120,7 @@ local function analyse(value, options, is_simd, modes, unset)
     if options.lanes > 1 and program.is_scalar_draw and not is_simd then return infer.program(value, options, true) end
     if options.combine then program.combiner = combiner(program, top, options.combine, options.lanes) end
     recursion.judge(program, top)
+    dependences.find(program, options.distinct)
     return program
 end
 
@@ -126,7 +128,7 @@ end
 ---the scalar form only.
 ---@param value function
 ---@param options { name: string?, lanes: integer, real: "double"|"float", inputs: string[]?, text_of: function?, combine: function?,
----   recursion_limit: integer? }
+---   recursion_limit: integer?, distinct: string? }
 ---@param is_simd boolean? all functions have lanes, also those in which nothing differs between them
 ---@return table program with .root, .combiner, .instances (callees first), .captures, .failures, .baked
 function infer.program(value, options, is_simd)

@@ -20,6 +20,7 @@ local translate = {}
 ---   "row", "column", or "plane", "row", "column"
 ---@field returns string[]? storage type of each result, by default "double" ("float" in single precision), or "bool"
 ---@field recursion_limit integer? how deep functions may call themselves, where nothing else says when that ends
+---@field distinct "range"|"grid"|nil what is known of the inputs: the first one differs each time, or all together do
 ---@field text_of? fun(chunkname: string): string|string[]? texts of chunks that the host kept
 ---@field reduce "sum"|"min"|"max"|function|nil the kernel gives what this makes of the first results of each 1,024 elements; all of
 ---   them whole: its `count` is that of such groups, and `failed` says whether an element of the
@@ -56,6 +57,8 @@ local translate = {}
 ---@field needs_double boolean whether the device must have fp64
 ---@field is_reducer boolean made for `reduce`
 ---@field has_rows boolean its work items may lie in rows
+---@field is_watched boolean it looks whether elements have changed since they were read (infer/dependences.lua)
+---@field uses_distinct boolean what it is depends on the option `distinct`
 ---@field has_places boolean it computes its inputs, which are the indexes of a grid
 local Translation = {}
 Translation.__index = Translation
@@ -282,6 +285,7 @@ function translate.translate(fn, options)
         return pcall(infer.program, fn, {
             name = name, lanes = lanes, real = real, inputs = options.inputs, text_of = options.text_of,
             combine = type(options.reduce) == "function" and options.reduce or nil, recursion_limit = options.recursion_limit,
+            distinct = options.distinct,
         })
     end
     local ok, program = analyse()
@@ -329,6 +333,7 @@ function translate.translate(fn, options)
         arguments = arguments_of(inputs, outputs, program, real, columns), can_fail = root.can_fail, failures = program.failures,
         baked = program.baked, detail_output = detail_output, needs_double = needs_double, is_reducer = options.reduce ~= nil,
         has_rows = not options.reduce, has_places = are_places(inputs),
+        is_watched = program.watch ~= nil, uses_distinct = program.uses_distinct or false,
     }, Translation)
 end
 

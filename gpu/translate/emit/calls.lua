@@ -161,6 +161,7 @@ local function call_function(self, node, made)
         end
     end
     if callee.draws then args[#args + 1] = "draws" end
+    if callee.watches then args[#args + 1] = "reads" end
     local text = ("%s(%s)"):format(self.unit.function_names[callee], table.concat(args, ", "))
     if #results == 0 then
         self:line("%s;", text)
@@ -170,6 +171,7 @@ local function call_function(self, node, made)
         results[1].c = self:temp "t"
         self:line("%s %s = %s;", self:type(results[1].kind, callee.simd), results[1].c, text)
     end
+    if callee.watches then self:go_on_from_call(node) end
     if callee.never_returns then
         if status then
             self:fail(status, nil, details)

@@ -94,7 +94,7 @@ function elements.element(self, node)
         return { c = t, kind = kind, varies = true }
     end
     local at, check = place_of(self, node, index, length)
-    local read = ("(%s)%s[%s]"):format(c_type, array, at)
+    local read = ("(%s)%s"):format(c_type, self:read_watched(node, entry, ("%s[%s]"):format(array, at)))
     self:line("%s %s = %s;", c_type, t, check and ("%s ? %s : 0"):format(check, read) or read)
     return { c = t, kind = kind, varies = false }
 end
@@ -263,8 +263,9 @@ function elements.method(self, node)
         if known then self:close() end
     else
         local at, inside = position(self, place, indexes, false)
-        local read = ("(%s)%s[%s]"):format(self:type(kind, false), array, at)
-        self:line("%s %s = %s;", self:type(kind, false), t, border and ("%s ? %s : %s"):format(table.concat(inside, " && "), read, border) or read)
+        local is_inside = border and table.concat(inside, " && ")
+        local read = ("(%s)%s"):format(self:type(kind, false), self:read_watched(node, place.array, ("%s[%s]"):format(array, at), is_inside))
+        self:line("%s %s = %s;", self:type(kind, false), t, border and ("%s ? %s : %s"):format(is_inside, read, border) or read)
     end
     return { c = t, kind = kind, varies = varies }
 end

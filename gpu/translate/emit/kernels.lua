@@ -7,6 +7,7 @@
 local abi = require "tidepool.base.abi"
 local calls = require "tidepool.translate.emit.calls"
 local emitter = require "tidepool.translate.emit.emitter"
+local watched = require "tidepool.translate.emit.watched"
 local wide = require "tidepool.translate.wide"
 
 local C_ELEMENT = emitter.C_ELEMENT
@@ -98,6 +99,10 @@ function Kernel:add_arguments(args, at, lanes_left)
         self:line("%s", self.unit:open_draws(at, lanes_left))
         args[#args + 1] = "draws"
     end
+    if root.watches then
+        self:line("lua_reads reads = { 0 };")
+        args[#args + 1] = "&reads"
+    end
 end
 
 -- Writes a division of numbers that are not negative; with 32 bits where they have no more, since
@@ -145,6 +150,7 @@ function Kernel:call(args)
     local call = ("%s(%s);"):format(self.unit.function_names[self.root], table.concat(args, ", "))
     local first = self.outputs[1]
     self:line("%s", first and ("%s y1 = %s"):format(self:type(first.kind), call) or call)
+    if self.root.watches then self:line("if (status < 0) status = -status %% %d;", watched.CODES) end
 end
 
 function Kernel:text(name, parameters)

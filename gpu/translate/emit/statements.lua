@@ -42,6 +42,7 @@ function Emitter:block(list)
         local here = self:here()
         local kills = here.kills
         self:mark(node)
+        self:begin_again(self.watch and self.watch.starts[node])
         statement[node.tag](self, node)
         if self.inst.ends[node] then
             ended = true
@@ -140,7 +141,16 @@ local function try_until_done(self, at, update, ctype, evaluate)
     self.replaced = outer
     local c = self.unit:stored(self:as(value, value.kind, false), value.kind == "k" and "num" or value.kind, ctype, 1)
     self.unit:helper("lua_swap_" .. c_type, 1)
-    self:line("if (lua_swap_%s(&%s, &%s, %s)) break;", c_type, at, was, bare(c))
+    if not self.inst.watches then
+        self:line("if (lua_swap_%s(&%s, &%s, %s)) break;", c_type, at, was, bare(c))
+    else
+        local had, new = self:temp "w", self:temp "w"
+        self:line("%s %s = %s, %s = %s;", c_type, had, was, new, bare(c))
+        self:open("if (lua_swap_%s(&%s, &%s, %s)) {", c_type, at, was, new)
+        self:note_written(ctype, at, new, had)
+        self:line("break;")
+        self:close()
+    end
     self:close()
 end
 
@@ -174,11 +184,13 @@ local function simple_update(self, node, target, update, entry, array, length)
     self.indent, self.replaced = indent, outer
     local name = self.unit:function_name("lua_update")
     table.insert(parameters, 1, ("__global %s *p"):format(C_ELEMENT[entry.ctype]))
+    if self.inst.watches then parameters[#parameters + 1] = "lua_reads *reads" end
     table.insert(self.unit.functions, ("// %s, %s:%d\nstatic void %s(%s)\n{\n%s\n}\n"):format("an update", self.inst.fn.source.file, node.line, name,
         table.concat(parameters, ", "), table.concat(lines, "\n")))
     local function call(place, lane)
         local args = { ("&%s[%s]"):format(array, place) }
         for i, part in ipairs(parts) do args[i + 1] = part.c .. (part.varies and lane or "") end
+        if self.inst.watches then args[#args + 1] = "reads" end
         return ("%s(%s);"):format(name, table.concat(args, ", "))
     end
     local index = self:expr(target.key)
@@ -211,7 +223,9 @@ local function store_element(self, node, value)
     local index = self:expr(node.key)
     if not self.inst.simd then
         local at = place_of(self, node, index, length)
-        self:line("%s[%s] = %s;", array, at, self.unit:stored(value.c, value.kind, entry.ctype, 1))
+        local c = self.unit:stored(value.c, value.kind, entry.ctype, 1)
+        if self.inst.watches then return self:store_watched(node, entry, ("%s[%s]"):format(array, at), c) end
+        self:line("%s[%s] = %s;", array, at, c)
         return
     end
     index = { c = self:as(index, "num", true), kind = "num", varies = true }
@@ -393,6 +407,7 @@ statement["While"] = function(self, node)
     if infer.truth_of(self.inst, node.cond) == false then return end
     local loop = self:open_loop(node)
     self:open("for (;;) {")
+    self:begin_again(self.watch and self.watch.inner_starts[node])
     leave_loop(self, loop, self:condition(node.cond), true)
     self:block(node.body)
     self:close_loop(loop)

@@ -13,6 +13,7 @@ local Emitter, C_ELEMENT, identifier, bare = emitter.Emitter, emitter.C_ELEMENT,
 local is_plain = calls.is_plain
 
 require "tidepool.translate.emit.narrow"
+require "tidepool.translate.emit.watched"
 
 ---@class tidepool.gpu.Unit the text of a whole program
 local Unit = {}
@@ -195,7 +196,7 @@ end
 -- Writes one instance as a function.
 function Unit:instance(inst)
     local e = setmetatable({
-        unit = self, inst = inst, lanes = self.lanes, real = self.real, single = self.single, mask_type = self.mask_type,
+        unit = self, inst = inst, watch = self.program.watch, lanes = self.lanes, real = self.real, single = self.single, mask_type = self.mask_type,
         lines = {}, indent = 1, temps = 0, used = {}, names = {}, ranges = {}, levels = {}, loops = {}, regions = {},
         chain = { { name = "m0", full = true, kills = 0, branches = 0 } }, prologue = {}, measured = {}, runs = {}, firsts = {},
     }, Emitter)
@@ -227,6 +228,7 @@ function Unit:instance(inst)
     if inst.can_fail then parameters[#parameters + 1] = inst.simd and ("long%d *status"):format(self.lanes) or "long *status" end
     if inst.can_fail and self.details > 0 then parameters[#parameters + 1] = e:type("num", inst.simd) .. " *detail" end
     if inst.draws then parameters[#parameters + 1] = ("ulong%s *draws"):format(inst.simd and self.lanes or "") end
+    if inst.watches then parameters[#parameters + 1] = "lua_reads *reads" end
     local takes_mask = inst.simd and not is_plain(inst) and (inst ~= self.program.root or self.program.has_updates)
     if takes_mask then
         table.insert(parameters, 1, self.mask_type .. " m0")

@@ -252,12 +252,12 @@ local function with_place(why)
   return (of_ours or why:find "^gpu function") and check.placed(of_ours or why) or why
 end
 
-local function translate(f, d, types, reduce)
+local function translate(f, d, types, reduce, distinct)
   local precision = f.options.precision or "double"
   local fine, made = pcall(require("tidepool.translate.translate").translate, f.raw, {
     name = f.name ~= line_of(f) and f.name or nil, -- one without a name goes by its place
     precision = precision, lanes = precision == "single" and d.lanes_float or d.lanes_double, inputs = types,
-    returns = f.options.returns, reduce = reduce, text_of = text_of, recursion_limit = f.options.recursion_limit,
+    returns = f.options.returns, reduce = reduce, text_of = text_of, recursion_limit = f.options.recursion_limit, distinct = distinct,
   })
   if not fine then error(type(made) == "string" and with_place(made) or made, 0) end
   check_size(f, made)
@@ -328,15 +328,15 @@ end
 
 --- Translates and builds f for these devices. nil and why when the devices cannot run it; raises
 --- when f cannot be translated. `reduce`: compiles a reducer of its results, see gpu.reducer;
---- `is_promise`: its programs are only promised, see build.
-local function compile(f, devices, types, reduce, is_promise)
+--- `is_promise`: its programs are only promised, see build; `distinct`: as the translator's option.
+local function compile(f, devices, types, reduce, is_promise, distinct)
   if f.options.kernel then return compile_kernel(f, devices) end
   local by_lanes, unit = {}, { is_new = true, builds = {}, programs = {}, translations = {} }
   for i, d in ipairs(devices) do
     local lanes = f.options.precision == "single" and d.lanes_float or d.lanes_double
     local made = by_lanes[lanes]
     if not made then
-      made = translate(f, d, types, reduce)
+      made = translate(f, d, types, reduce, distinct)
       by_lanes[lanes] = made
       unit.translations[#unit.translations + 1] = made
     end
@@ -358,6 +358,9 @@ local function compile(f, devices, types, reduce, is_promise)
   unit.inputs, unit.outputs = numbers_of(first.has_places and {} or first.inputs), numbers_of(first.outputs)
   unit.types, unit.has_places = types, first.has_places
   for _, argument in ipairs(first.arguments) do unit.is_writer = unit.is_writer or argument.is_written end
+  for _, each in ipairs(unit.translations) do
+    unit.is_watched, unit.uses_distinct = unit.is_watched or each.is_watched, unit.uses_distinct or each.uses_distinct
+  end
   unit.result_types, unit.booleans, unit.boolean_inputs = {}, {}, {}
   for i, input in ipairs(first.inputs) do unit.boolean_inputs[i] = input.ctype == "bool" end
   for i, output in ipairs(first.outputs) do
@@ -416,7 +419,7 @@ end
 
 --- The compiled form of f, or of its reducer, for these devices, compiled at its first use, or
 --- promised; nil and why when the devices cannot run it.
-local function unit_of(f, devices, types, reduce, only, is_promise)
+local function unit_of(f, devices, types, reduce, only, is_promise, distinct)
   local units = compiled[f]
   if not units then
     units = { reducers = setmetatable({}, { __mode = "k" }) }
@@ -426,9 +429,13 @@ local function unit_of(f, devices, types, reduce, only, is_promise)
     units.reducers[reduce] = units.reducers[reduce] or {}
     units = units.reducers[reduce]
   end
-  local key = (f.options.kernel and "" or table.concat(types or {}, " ")) .. (only and "@" .. only.number or "")
+  local any = (f.options.kernel and "" or table.concat(types or {}, " ")) .. (only and "@" .. only.number or "")
+  local key = distinct and not (units[any] and not units[any].is_watched) and any .. distinct or any
   local why
-  if not units[key] or not is_current(units[key]) then units[key], why = compile(f, devices, types, reduce, is_promise) end
+  if not units[key] or not is_current(units[key]) then
+    units[key], why = compile(f, devices, types, reduce, is_promise, distinct)
+    if units[key] and not units[key].uses_distinct then units[any] = units[key] end
+  end
   return units[key], why
 end
 
@@ -573,6 +580,15 @@ local function types_of(f, source, wanted)
   return is_special and types or nil
 end
 
+--- What is known of inputs, as the translator's option `distinct`.
+local function distinct_of(f, source, shape)
+  if shape then return "grid" end
+  local range = source and source.columns and source.columns[1] and source.columns[1].range
+  if not range or range.every or range.from % 1 ~= 0 or range.step % 1 ~= 0 then return nil end
+  local most = f.options.precision == "single" and 2 ^ 23 or 2 ^ 52 -- beyond which numbers become equal
+  return math.max(math.abs(range.from), math.abs(range.from + range.n * range.step)) <= most and "range" or nil
+end
+
 --- What a job on devices runs; nil when f's option says that threads do it.
 ---@param f tidepool.Function
 ---@param types string[]?  the element types of the inputs, when they are typed arrays
@@ -602,7 +618,8 @@ function gpu.kernel(f, types, inputs_of, shape, only)
   garbage.look()
   -- threads run the function beside the devices: nobody waits for a compiler
   local is_promise = spec == AUTO and may_fall_back
-  local unit, why = unit_of(f, devices, types, nil, only, is_promise)
+  local distinct = not f.options.kernel and distinct_of(f, inputs_of, has_places and shape) or nil
+  local unit, why = unit_of(f, devices, types, nil, only, is_promise, distinct)
   if not unit and may_fall_back then return nil end
   if not unit then check.fail("%s: %s", f.name, why) end
   unit.may_fall_back, unit.device = may_fall_back, devices[1]
