@@ -6,6 +6,7 @@ local tidepool = require "tidepool"
 local translate = require "tidepool.translate.translate"
 
 local on_device = devices.on_device(it, pending)
+local on_card = devices.on_card(it, pending, 'local tidepool = require "tidepool"\nlocal app = tidepool.App()\n')
 local app = tidepool.App()
 local COUNT = 20000
 
@@ -220,6 +221,20 @@ describe("An element that is read in one statement and written in another on a d
     end
     assert.same({ COUNT, COUNT, COUNT }, { done + failed, b[1], a[1] + failed })
   end)
+end)
+
+describe("Two arrays that share elements", function()
+  on_card("are refused where each would have a copy that is written", "0\t0\t2\nfalse\ttrue\n", [[
+    local a = tidepool.array("double", 3)
+    local part, name = a:slice(3, 3), a
+    local function add(b, k)
+      return pcall(function() app:func { gpu = true } (function() if k > 0 then a[3] = a[3] + 1 else b[k] = b[k] + 1 end end):for_each { 1, 2 } end)
+    end
+    add(name, 3)
+    print(a[1], a[2], a[3])
+    local fine, why = add(part, 1)
+    print(fine, why:find("'a' and 'b' share elements, which are written", 1, true) ~= nil or why:find("'b' and 'a' share", 1, true) ~= nil)
+  ]])
 end)
 
 describe("An element of an input's own", function()

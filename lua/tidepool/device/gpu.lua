@@ -477,6 +477,30 @@ local function programs_on(unit, devices)
   return programs[1] and #programs < #unit.programs and programs or unit.programs
 end
 
+--- Raises where a device with memory of its own would have two copies of elements that are written:
+--- arrays of which one is a part of the other, or both of a third one.
+local function check_copies(f, made, values, programs)
+  local copies = false
+  for _, one in ipairs(programs) do
+    for _, d in ipairs(gpu.devices()) do copies = copies or d.number == one.device and not d.unified end
+  end
+  local spans = {}
+  for i, argument in ipairs(copies and made.arguments or {}) do
+    if argument.kind == "array" and not argument.is_list then
+      local first = tonumber(require("ffi").cast("uintptr_t", values[i].elements))
+      local one = { argument = argument, first = first, behind = first + values[i].length * require("ffi").sizeof(array.c_name(values[i].ctype)) }
+      for _, other in ipairs(spans) do
+        local is_same = one.first == other.first and one.behind == other.behind
+        if not is_same and one.first < other.behind and other.first < one.behind and (argument.is_written or other.argument.is_written) then
+          check.fail("%s: '%s' and '%s' share elements, which are written: on a device with memory of its own each would have a copy of them; "
+            .. "capture the whole array, and number its elements", f.name, other.argument.name, argument.name)
+        end
+      end
+      spans[#spans + 1] = one
+    end
+  end
+end
+
 --- A kernel of the unit with the captured values as they are now: the last kernel if they have not
 --- changed. A kernel with arrays is not kept, since their elements may have changed. `shape`: the
 --- grid whose places it computes; `usable`: the devices that may run it, all of the unit's when
@@ -495,6 +519,7 @@ local function open_kernel(f, unit, shape, usable)
     end
   end
   if is_same then return unit.kernel end
+  if unit.is_writer and not unit.is_foreign then check_copies(f, made, values, programs) end
   local arguments = {}
   for i, argument in ipairs(made.arguments) do arguments[i] = show_argument(argument, values[i]) end
   local kernel = core.program.kernel {
