@@ -1,6 +1,6 @@
---- `false` on devices where other places give numbers or tables: `return false` beside `return { x =
---- x }`, `local best = false`. Each function is compared with plain Lua over 101 pairs of numbers, in
---- the scalar and the vector form.
+--- `false` on devices where other places give numbers or tables: `return false` beside a table,
+--- `local best = false`. Each function is compared with plain Lua over 101 pairs of numbers, in the
+--- scalar and the vector form.
 
 package.path = "tests/?.lua;" .. package.path
 require "tidepool" -- first, as users do

@@ -1,7 +1,7 @@
--- falses.lua: `false` where other places give no boolean, as in `return false` beside `return { x =
--- x }`, or `local best = false`. It says that there is none, as nil does, and so is a flag
--- (optional.lua). Which of both stands for none (`absent` of a value: "false", "either"; nil: nil) is
--- known here, and wanted by `==` and type() alone.
+-- falses.lua: `false` where other places give no boolean, as in `return false` beside `return { x
+-- = x }`, or `local best = false`. It says that there is none, as nil does, and so is a flag
+-- (optional.lua). Which of both stands for none (`absent` of a value: "false", "either"; nil: nil)
+-- is known here, and wanted by `==` and type() alone.
 --
 -- What is given to a local or a result is noted, by a key of its own: L.falses[key] = { has_false,
 -- has_boolean, has_other, is_none: false is none; false_too, nil_too: what stands for it }.
@@ -109,7 +109,8 @@ end
 --- What stands for none in the place with this key.
 function falses.absent_of(L, key) return absent_of(L.falses[key]) end
 
---- Notes what a local or a result is given; gives the value that is stored there. `value` may be nil.
+--- Notes what a local or a result is given; gives the value that is stored there. `value` may be
+--- nil.
 function falses.given(L, key, value)
     local state = L.falses[key] or {}
     L.falses[key] = state
@@ -150,8 +151,8 @@ function falses.joined(a, b)
     return "either"
 end
 
---- Whether a value that may be missing is `what`, "nil" or "false": a condition. `is_there`: whether
---- it is there.
+--- Whether a value that may be missing is `what`, "nil" or "false": a condition. `is_there`:
+--- whether it is there.
 function falses.is_none(L, at, what, is_there, value)
     if is_there.tag == "True" then return nodes.node_at(L, at, "False", {}) end
     local absent = value.absent or "nil"

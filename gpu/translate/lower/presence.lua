@@ -286,7 +286,8 @@ function presence.byte(L, node)
 end
 
 -- What a condition decides: a local with a flag. `one`, `other`: evaluate the value where it holds,
--- and where it does not (nil: there is none, and `absent` stands for it), and whether that is there.
+-- and where it does not (nil: there is none, and `absent` stands for it), and whether that is
+-- there.
 local function decided(L, node, cond, one, other, absent)
     local var, flag = new_local(L, "value", node, true), new_local(L, "has a value", node, true)
     flag.is_flag, var.is_guarded, var.is_number, var.is_boolean = true, true, true, true

@@ -55,8 +55,8 @@ end
 
 -- A list of lists of numbers, or of booleans (`is_boolean`), row by row in `flat`; nil of others.
 -- `from`, `row_from`: the first index of the list, and of its rows; `columns`: the length of all
--- rows, or, where they differ, for each of them: `starts`, how many elements are before it, `lasts`,
--- its last index, and `lengths`, what `#` gives.
+-- rows, or, where they differ, for each of them: `starts`, how many elements are before it,
+-- `lasts`, its last index, and `lengths`, what `#` gives.
 local function matrix_of(value)
     if type(value) ~= "table" or debug.getmetatable(value) ~= nil then return end
     local form = { flat = {}, from = value[0] ~= nil and 0 or 1, rows = 0, starts = {}, lasts = {}, lengths = {} }
