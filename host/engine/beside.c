@@ -356,7 +356,6 @@ void tp_job_go_beside(tp_job *job, const tp_beside *beside, uint64_t sites, tp_r
         if (s->job == job)
             s->is_trial = false;
     uv_mutex_unlock(&job->engine->lock);
-    tp_engine_wake_beside(job->engine);
 }
 
 void tp_job_learn_beside(tp_job *job, const tp_slice *s, uint32_t n, uint64_t now)

@@ -549,7 +549,7 @@ void tp_slice_be_patient(tp_slice *slice);
 uint64_t tp_job_lost_items(tp_job *job, int *site);
 
 /* From here on those sites run the job, too, beside its workers, which have run it alone; `data` as
- * tp_job_config.executor_data. Its owner; once. */
+ * tp_job_config.executor_data. Its owner; once; then tp_engine_wake_beside. */
 void tp_job_go_beside(tp_job *job, const tp_beside *beside, uint64_t sites, tp_ref *data);
 
 /* Do workers run the job beside its sites? Then they run what a site cannot, and whatever fails

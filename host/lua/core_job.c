@@ -468,6 +468,7 @@ static int l_job_go_beside(lua_State *L)
     if (!kernels)
         return tp_codec_raise_memory(L);
     tp_job_go_beside(job, &beside, devices_of(kernel), (tp_ref *)kernels);
+    tp_engine_wake_beside(ctx->host->engine);
     tp_ref_drop(kernels);
     return 0;
 }
