@@ -63,6 +63,7 @@ describe("An element that is read in one statement and written in another on a d
         end
         g[k] = sum
         h[k] = h[2 * k - k] + 1
+        h[k] = h[k] + h[k + 4] + 1
       end
     end
     assert.same(in_order(make, 8), counted(make, nil, 8))

@@ -5,8 +5,9 @@
 -- infer/updates.lua knows is atomic. Of the others the program remembers what was read and where
 -- (its reads), and an assignment at the same place is done only if the element has not changed
 -- since: else the function goes on from the statement that reads it (infer/retries.lua), or the
--- input fails. None is needed where each input has elements of its own, and inputs are known to
--- differ (infer/own.lua, options.distinct).
+-- input fails. (An atomic update whose value has an older element of the same array beside stays one
+-- where the function could not go on.) None is needed where each input has elements of its own, and
+-- inputs are known to differ (infer/own.lua, options.distinct).
 --
 -- The dependences are found for locals, whatever the order of statements: too many of them cost
 -- time, since it is the addresses that decide.
@@ -373,9 +374,14 @@ function dependences.find(program, distinct)
     for _, store in ipairs(walk.all_stores) do
         local update = store.inst.updates[store.target]
         local reads = reads_of(walk, store, { store.value, store.control }, update and reads_in_update(walk, store, update) or {})
+        -- Then no count is lost, whatever else is in the value.
+        store.is_atomic = update and #reads_of(walk, store, { store.control }, {}) == 0
         if update and #reads == 0 and is_used_elsewhere(walk, update) then
-            reads = reads_of(walk, store, { store.value, store.control }, {})
+            store.is_atomic = false
+            reads = nil
         end
+        -- of an assignment that is watched, what it would replace by itself is, too
+        if not reads or #reads > 0 then reads = reads_of(walk, store, { store.value, store.control }, {}) end
         if #reads > 0 and not store.node.ctype then
             if apart[store.entry] then
                 program.uses_distinct = true
@@ -387,18 +393,26 @@ function dependences.find(program, distinct)
         end
     end
     if #watched == 0 then return end
-    if program.lanes > 1 then error({ is_scalar = true }, 0) end
     table.sort(watched, function(a, b) return a.number < b.number end)
-    for _, store in ipairs(watched) do
-        for _, inst in ipairs(walk.instances) do inst.updates[store.target] = nil end
-    end
     -- What is written to the same place, whatever was read, may be written again.
     local function is_repeatable(target, watched_entry)
         local store = walk.stores[target]
         return store ~= nil and not store.reads and not store.inst.updates[target] and not store.node.ctype and next(store.key) == nil
             and next(store.control) == nil and not overlap(walk, store.entry, watched_entry)
     end
-    program.watch = retries.plan(program, walk.instances, watched, is_repeatable)
+    local plan = retries.plan(program, walk.instances, watched, is_repeatable)
+    local kept = {}
+    for _, store in ipairs(watched) do
+        if not store.is_atomic or retries.has_ways(plan, store) then kept[#kept + 1] = store else store.reads = nil end
+    end
+    if #kept == 0 then return end
+    if program.lanes > 1 then error({ is_scalar = true }, 0) end
+    for _, store in ipairs(kept) do
+        for _, inst in ipairs(walk.instances) do inst.updates[store.target] = nil end
+    end
+    if #kept < #watched then plan = retries.plan(program, walk.instances, kept, is_repeatable) end
+    retries.mark(plan)
+    program.watch = plan
 end
 
 return dependences

@@ -14,14 +14,27 @@ local LOOPS = { While = true, Repeat = true, Fornum = true }
 
 -- ---- where a function has what ----
 
+-- Adds the statements of a list, with those that stand before a label of it as the others.
+local function flatten(list, into)
+    for _, node in ipairs(list) do
+        if node.tag == "Region" then flatten(node.body, into) else into[#into + 1] = node end
+    end
+    return into
+end
+
 -- Where the parts of a function are: by nodes of expressions, and of elements that are written, the
 -- way down to their statement, a list of { list =, at =, node = }.
 local function places_of(inst)
-    local places = {}
+    local places, lists = {}, {}
+    local function flat(body)
+        lists[body] = lists[body] or flatten(body, {})
+        return lists[body]
+    end
     local function note(node, way)
         trees.each_node(node, function(each) places[each] = places[each] or way end)
     end
-    local function block(list, way)
+    local function block(body, way)
+        local list = flat(body)
         for at, node in ipairs(list) do
             local here = { unpack(way) }
             here[#here + 1] = { list = list, at = at, node = node }
@@ -34,7 +47,7 @@ local function places_of(inst)
                 local cond = here
                 if node.tag == "While" then -- it is looked at each time, before the body
                     cond = { unpack(here) }
-                    cond[#cond + 1] = { list = node.body, at = 0, node = node }
+                    cond[#cond + 1] = { list = flat(node.body), at = 0, node = node }
                 end
                 for _, each in ipairs { node.cond or false, node.start or false, node.limit or false, node.step or false } do
                     if each then note(each, cond) end
@@ -236,6 +249,17 @@ local function failure_of(store, read)
         path, where, path))
 end
 
+---Can a function go on, and no input fail, whatever an assignment of the plan has read?
+---@param store table one of those that the plan was made of
+function retries.has_ways(plan, store)
+    for _, number in ipairs(store.numbers) do
+        local found = false
+        for _, goes in pairs(plan.goes) do found = found or goes[number] ~= nil end
+        if not found then return false end
+    end
+    return true
+end
+
 ---What becomes of a program's watched assignments.
 ---@param program table
 ---@param instances table[] those that are run
@@ -269,12 +293,17 @@ function retries.plan(program, instances, stores, is_repeatable)
         end
     end
     table.sort(plan.all, function(a, b) return a.number < b.number end)
-    for _, inst in ipairs(instances) do -- callees first
+    return plan
+end
+
+---Notes in the functions that are run which of them read or write elements of the plan, or have
+---such a call.
+function retries.mark(plan)
+    for _, inst in ipairs(plan.instances) do -- callees first
         inst.watches = next(inst.stores) ~= nil
         for _, read in ipairs(plan.all) do inst.watches = inst.watches or plan.places[inst][read.node] ~= nil end
         for _, made in pairs(inst.calls) do inst.watches = inst.watches or made.callee ~= nil and made.callee.watches or false end
     end
-    return plan
 end
 
 return retries
