@@ -5,9 +5,9 @@
 -- infer/updates.lua knows is atomic. Of the others the program remembers what was read and where
 -- (its reads), and an assignment at the same place is done only if the element has not changed
 -- since: else the function goes on from the statement that reads it (infer/retries.lua), or the
--- input fails. (An atomic update whose value has an older element of the same array beside stays one
--- where the function could not go on.) None is needed where each input has elements of its own, and
--- inputs are known to differ (infer/own.lua, options.distinct).
+-- input fails. (An atomic update in whose value is an older element of the same array, too, stays
+-- one where the function could not go on.) None is needed where each input has elements of its own,
+-- and inputs are known to differ (infer/own.lua, options.distinct).
 --
 -- The dependences are found for locals, whatever the order of statements: too many of them cost
 -- time, since it is the addresses that decide.
