@@ -176,6 +176,11 @@ describe("a device that does not come back", function()
     assert(f:map(xs):array()[n] == n + 1 and g:map({ 1 }):list()[1] == 0)
     local d = tidepool.gpu.device()
     local b = d:buffer(xs)
+    -- a second thread of the device, which has nothing to do when the first one hangs
+    faults.faults_stall(200, 0)
+    local slow = g:spawn_map { 1 }
+    while faults.faults_stalled() == 0 do tidepool.sleep(0.005) end
+    assert(f:map(xs):array()[n] == n + 1 and slow:list()[1] == 0)
     faults.faults_occupy(1)
     for round = 1, 2 do
       stuck(g)

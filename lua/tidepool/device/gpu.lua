@@ -556,24 +556,31 @@ end
 
 local PATIENCE_S = 1 -- how long abandoned work on a device may take to end by itself
 
---- Those of the devices that are not stuck with abandoned work, or can be used beside it; nil and a
---- message when there is none. `waits`: such work may take a while to end, and the others are
---- tried.
+--- Can a device be used, or be used beside abandoned work with which it is stuck? False, and a
+--- message when that was tried (`waits`), when it cannot.
+local function is_usable(f, device, waits)
+  if not core.device.is_stuck(device.number, waits and PATIENCE_S or 0) then return true end
+  if not waits then return false end
+  local is_free, why = core.device.free_up(device.number)
+  return is_free, not is_free and ("%s: %s"):format(f.name, why) or nil
+end
+
+--- Those of the devices that can be used; nil and a message when there is none. `waits`: abandoned
+--- work may take a while to end, and the others are tried.
 local function usable_of(f, devices, waits)
-  -- most maps are for one device that is fine: nothing is made for them, since they may be short
-  if not devices[2] and not core.device.is_stuck(devices[1].number, 0) then return devices end
+  if not devices[2] then -- nothing is made for one device, since maps may be short
+    local is, complaint = is_usable(f, devices[1], waits)
+    return is and devices or nil, complaint
+  end
   local usable, hung, complaint = {}, {}, nil
   local function try(d)
-    if not core.device.is_stuck(d.number, waits and PATIENCE_S or 0) then
-      usable[#usable + 1] = d
-    elseif waits then
-      local is_free, why = core.device.free_up(d.number)
-      if is_free then usable[#usable + 1] = d else complaint = complaint or ("%s: %s"):format(f.name, why) end
-    end
+    local is, why = is_usable(f, d, waits)
+    if is then usable[#usable + 1] = d end
+    complaint = complaint or why
   end
   for _, d in ipairs(devices) do
     -- one that ran nothing when it was tried last is tried again only in need
-    if devices[2] and core.device.is_stuck(d.number, 0) then hung[#hung + 1] = d else try(d) end
+    if core.device.is_stuck(d.number, 0) then hung[#hung + 1] = d else try(d) end
   end
   for _, d in ipairs(usable[1] and {} or hung) do try(d) end
   if #usable == #devices then return devices end
