@@ -430,13 +430,16 @@ local function unit_of(f, devices, types, reduce, only, is_promise, distinct)
     units = units.reducers[reduce]
   end
   local any = (f.options.kernel and "" or table.concat(types or {}, " ")) .. (only and "@" .. only.number or "")
-  local key = distinct and not (units[any] and not units[any].is_watched) and any .. distinct or any
-  local why
-  if not units[key] or not is_current(units[key]) then
-    units[key], why = compile(f, devices, types, reduce, is_promise, distinct)
-    if units[key] and not units[key].uses_distinct then units[any] = units[key] end
+  local unit, why = units[any], nil
+  if unit and is_current(unit) and not (distinct and unit.is_watched) then return unit end
+  local key = distinct and any .. distinct or any
+  unit = units[key]
+  if not unit or not is_current(unit) then
+    unit, why = compile(f, devices, types, reduce, is_promise, distinct)
+    units[key] = unit
+    if unit and not unit.uses_distinct then units[any] = unit end
   end
-  return units[key], why
+  return unit, why
 end
 
 --- What was built for the unit, and nobody has been told of: a list of { device = its place in
