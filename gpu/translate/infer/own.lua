@@ -1,9 +1,10 @@
 -- own.lua: which arrays that a program writes have elements of one input only: all that is written
 -- there is numbered by an input, which differs from all others.
 --
--- What numbers an element is known as a form { input, factor, least, most }: input * factor and a
--- number from `least` to `most`; without an input it is a number alone. Inputs then have elements
--- apart when most - least < factor, over all places that write to the array.
+-- What numbers an element is known as a form: input * factor, and a number from `least` to `most`,
+-- which it does not reach where over_least or below_most says so; without an input it is a number
+-- alone. Inputs then have elements apart when most - least < factor, over all places that write to
+-- the array.
 
 local statics = require "tidepool.translate.infer.statics"
 local trees = require "tidepool.translate.trees"
@@ -17,17 +18,21 @@ local function constant(v) return { factor = 0, least = v, most = v } end
 local function is_constant(form) return form.input == nil and form.least == form.most end
 
 local function scaled(form, by)
-    local least, most = form.least * by, form.most * by
-    return { input = form.input, factor = form.factor * by, least = math.min(least, most), most = math.max(least, most) }
+    if by == 0 then return constant(0) end
+    local least, most, over, below = form.least * by, form.most * by, form.over_least, form.below_most
+    if by < 0 then least, most, over, below = most, least, below, over end
+    return { input = form.input, factor = form.factor * by, least = least, most = most, over_least = over, below_most = below }
 end
 
 local function added(a, b)
     if a.input and b.input and a.input ~= b.input then return end
-    return { input = a.input or b.input, factor = a.factor + b.factor, least = a.least + b.least, most = a.most + b.most }
+    return { input = a.input or b.input, factor = a.factor + b.factor, least = a.least + b.least, most = a.most + b.most,
+             over_least = a.over_least or b.over_least, below_most = a.below_most or b.below_most }
 end
 
 local function is_same(a, b)
     return a and b and a.input == b.input and a.factor == b.factor and a.least == b.least and a.most == b.most
+        and a.over_least == b.over_least and a.below_most == b.below_most
 end
 
 local form_of
@@ -39,7 +44,8 @@ local function form_of_loop(walk, loop)
     if node.var.assigned or step and not (step.tag == "Number" and step.value > 0) then return end
     local first, last = form_of(walk, inst, node.start), form_of(walk, inst, node.limit)
     if not first or not last or first.input ~= last.input or first.factor ~= last.factor then return end
-    return { input = first.input, factor = first.factor, least = first.least, most = math.max(first.least, last.most) }
+    return { input = first.input, factor = first.factor, least = first.least, most = math.max(first.least, last.most),
+             over_least = first.over_least, below_most = last.most > first.least and last.below_most or nil }
 end
 
 -- The form of an expression; nil when it is not known.
@@ -67,8 +73,7 @@ function form_of(walk, inst, node)
     local a, b = form_of(walk, inst, node.left), form_of(walk, inst, node.right)
     if node.op == "%" then
         local by = b and is_constant(b) and b.least
-        -- all of an index is whole, so what is below a whole number is one less
-        return by and by > 0 and by % 1 == 0 and { factor = 0, least = 0, most = by - 1 } or nil
+        return by and by > 0 and { factor = 0, least = 0, most = by, below_most = true } or nil
     end
     if not a or not b then return end
     if node.op == "+" then return added(a, b) end
@@ -89,8 +94,9 @@ local function find_forms(walk)
         local inst, given = walk.instances[at], {}
         for node, made in pairs(inst.calls) do
             for _, input in ipairs(made.inputs or {}) do
-                if input.value and node.args[input.value] then
-                    local form = not input.var.assigned and form_of(walk, inst, node.args[input.value]) or false
+                if input.value then
+                    local arg = node.args[input.value] -- nil: one more result of the last one
+                    local form = arg and not input.var.assigned and form_of(walk, inst, arg) or false
                     if given[input.var] ~= nil and not is_same(given[input.var], form) then form = false end
                     given[input.var] = form
                 end
@@ -118,6 +124,14 @@ local function matrix_place(walk, store, differ)
     return table.concat(texts, ", ")
 end
 
+-- The least and the greatest index of a form, but for input * factor; indexes are whole, and so are
+-- inputs.
+local function bounds(form)
+    local least, most = form.least, form.most
+    if form.factor % 1 ~= 0 then return least, most end
+    return form.over_least and math.floor(least) + 1 or math.ceil(least), form.below_most and math.ceil(most) - 1 or math.floor(most)
+end
+
 -- Have all that write to this array elements apart? `differ`: how many inputs, from the first on,
 -- differ together.
 local function is_apart(walk, stores, written, differ)
@@ -131,8 +145,9 @@ local function is_apart(walk, stores, written, differ)
         else
             local form = form_of(walk, store.inst, store.target.key)
             if not form or form.input ~= 1 or differ > 1 or place or whole and whole.factor ~= form.factor then return false end
-            whole = whole or { factor = form.factor, least = form.least, most = form.most }
-            whole.least, whole.most = math.min(whole.least, form.least), math.max(whole.most, form.most)
+            local least, most = bounds(form)
+            whole = whole or { factor = form.factor, least = least, most = most }
+            whole.least, whole.most = math.min(whole.least, least), math.max(whole.most, most)
             -- a product may be rounded where floats have no more bits
             if walk.program.real == "float" and math.abs(form.factor) ~= 1 then return false end
         end
