@@ -126,6 +126,95 @@ describe("An element that is read in one statement and written in another on a d
     assert.same(in_order(make, 6), counted(make, nil, 6))
   end)
 
+  on_device("loses nothing where a function is called for several arrays", function()
+    local function make(a, b)
+      local function counter(array)
+        return function(k)
+          local v = array[k]
+          if v >= 0 then v = v + 1 end
+          array[k] = v
+        end
+      end
+      local count_a, count_b = counter(a), counter(b)
+      return function()
+        count_a(1)
+        count_b(2)
+      end
+    end
+    assert.same(in_order(make, 2), counted(make, nil, 2))
+  end)
+
+  on_device("loses nothing where what was read later stands before", function()
+    local function make(a)
+      local function late(k)
+        local v = a[k]
+        for _ = 1, 5 do v = v + 0 end
+        return v
+      end
+      return function()
+        local v = a[1]
+        for _ = 1, 20 do v = v + 0 end
+        local w = late(1)
+        a[1] = v + (w - w) + 1
+      end
+    end
+    assert.same(in_order(make, 1), counted(make, nil, 1))
+  end)
+
+  on_device("loses nothing where a function writes in several calls, or in one that `or` asks for", function()
+    local function make(a)
+      local function put(k, v)
+        a[k] = v
+        return true
+      end
+      return function(i)
+        local u = a[1]
+        if u >= 0 then u = u + 1 end
+        put(1, u)
+        local v = a[2]
+        if v >= 0 then v = v + 1 end
+        put(2, v)
+        local x = i * 7919 % 10007
+        local _ = x <= a[3] or put(3, x)
+      end
+    end
+    assert.same(in_order(make, 1), counted(make, nil, 1))
+  end)
+
+  on_device("loses nothing where a branch that has returned has written it, too", function()
+    local function make(a, b)
+      return function(i)
+        local v = a[1]
+        if i % 2 == 0 then
+          a[1] = v + 1
+          return
+        end
+        a[1] = v + 2
+        b[1] = b[1] + 1
+      end
+    end
+    assert.same(in_order(make, 2), counted(make, nil, 2))
+  end)
+
+  on_device("loses nothing in inputs that repeat, after a map of a range in another state of the script", function()
+    local a, out, is_on, keys = tidepool.array("double", 4), tidepool.array("double", 4), false, {}
+    local f = app:func { gpu = true } (function(k)
+      out[k] = 1
+      if is_on then
+        local v = a[k]
+        for _ = 1, 5 do v = v + 0 end
+        a[k] = v + 1
+      end
+    end)
+    f:for_each(tidepool.range(4))
+    is_on = true
+    f:for_each(tidepool.range(4))
+    for i = 1, COUNT do keys[i] = i % 4 + 1 end
+    f:for_each(keys)
+    local each = COUNT / 4 + 1
+    assert.same({ n = 4, each, each, each, each }, a:list())
+  end)
+
   on_device("loses nothing by another name, or another way to number it", function()
     local a, m = tidepool.array("double", 8), tidepool.array("double", tidepool.grid(2, 2))
     local b, c, planes = a:slice(3, 8), m.columns, tidepool.array("uint16", tidepool.grid(2, 2, 2))
@@ -300,6 +389,28 @@ describe("An element of an input's own", function()
       local v = a[i % 8 + 1]
       if v > 0 then v = -v end
       a[i % 8 + 1] = v
+    end, "range"))
+    local function two(i) return i, i % 3 + 1 end
+    local function bump(_, k)
+      local v = a[k]
+      if v > 0 then v = -v end
+      a[k] = v
+    end
+    assert.is_true(is_watched(function(i)
+      bump(two(i))
+      bump(1, i)
+    end, "range"))
+    assert.is_true(is_watched(function(i)
+      local k = 3 * i + i / 2 % 2 * 2 -- 3 more where i / 2 is not whole
+      local v = a[k]
+      if v > 0 then v = -v end
+      a[k] = v
+    end, "range"))
+    assert.is_false(is_watched(function(i)
+      local k = 4 * i - i * 7 % 4
+      local v = a[k]
+      if v > 0 then v = -v end
+      a[k] = v
     end, "range"))
   end)
 

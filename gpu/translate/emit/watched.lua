@@ -2,7 +2,8 @@
 -- read, so that no other work item comes between (infer/dependences.lua). In the scalar form only.
 --
 -- lua_reads has, for each place where such an element is read, the address and what was there, of
--- the last time; the address is 0 before that, and where it was found that it had changed.
+-- the last time; the address is 0 before that, and where it was found that it had changed. And when
+-- that was: reads are counted.
 
 local emitter = require "tidepool.translate.emit.emitter"
 
@@ -28,20 +29,22 @@ end
 function watched.declaration(watch)
     local fields = {}
     for _, read in ipairs(watch.all) do
-        fields[#fields + 1] = ("    size_t at_%d; %s was_%d; // %s, line %d"):format(read.number, C_ELEMENT[read.entry.ctype], read.number,
-            (read.entry.static.path:gsub("[^%w_.]", " ")), read.line)
+        fields[#fields + 1] = ("    size_t at_%d; ulong when_%d; %s was_%d; // %s, line %d"):format(read.number, read.number,
+            C_ELEMENT[read.entry.ctype], read.number, (read.entry.static.path:gsub("[^%w_.]", " ")), read.line)
     end
-    return ("typedef struct {\n%s\n} lua_reads;\n"):format(table.concat(fields, "\n"))
+    return ("typedef struct {\n    ulong count, oldest;\n%s\n} lua_reads;\n"):format(table.concat(fields, "\n"))
 end
 
 -- Reads an element; gives the text of its value. `condition`: when it is that element that is read.
 function Emitter:read_watched(node, entry, element, condition)
-    local read = self.watch and self.watch.reads[node]
-    if not read or read.entry ~= entry then return element end
+    local reads = self.watch and self.watch.reads[node]
+    local read = reads and reads[entry]
+    if not read then return element end
     local was = self:temp "w"
     self:line("%s %s = %s;", C_ELEMENT[entry.ctype], was, element)
     local at = ("(size_t)&%s"):format(element)
-    self:line("reads->at_%d = %s; reads->was_%d = %s;", read.number, condition and ("%s ? %s : 0"):format(condition, at) or at, read.number, was)
+    self:line("reads->at_%d = %s; reads->was_%d = %s; reads->when_%d = reads->count++;", read.number,
+        condition and ("%s ? %s : 0"):format(condition, at) or at, read.number, was, read.number)
     return was
 end
 
@@ -56,18 +59,22 @@ function Emitter:note_written(ctype, element, new, had)
     end
 end
 
+-- Where to go on in this function when read i of an assignment has changed.
+local function start_of(self, store, i)
+    return self.watch.goes[store.target] and self.watch.goes[store.target][store.numbers[i]]
+end
+
 -- Goes on from where an element was read that has changed, or fails.
 local function go_on(self, store, i)
-    local number = store.numbers[i]
-    local start = self.watch.goes[store.target] and self.watch.goes[store.target][number]
+    local start = start_of(self, store, i)
     if start then return self:line("goto again_%d;", start.number) end
-    self:line("*status = -%d;", number * CODES + store.codes[i])
+    self:line("*status = -%d;", store.numbers[i] * CODES + store.codes[i])
     self:leave()
 end
 
 -- Assigns to an element, unless it was read by what is assigned and has changed since.
 function Emitter:store_watched(target, entry, element, value)
-    local store, c_type = self.watch.stores[target], C_ELEMENT[entry.ctype]
+    local store, c_type = (self.watch.stores[target] or {})[entry], C_ELEMENT[entry.ctype]
     local new = self:temp "w"
     self:line("%s %s = %s;", c_type, new, bare(value))
     if not store then
@@ -96,10 +103,23 @@ function Emitter:store_watched(target, entry, element, value)
     self:open("if (!%s) {", is_done)
     local first = self:temp "n"
     self:line("int %s = 0;", first)
-    for i = #store.reads, 1, -1 do
-        local read = store.reads[i]
-        self:line("if (reads->at_%d == %s) { %s = %d; reads->at_%d = 0; }", read.number, at, first, i, read.number)
+    -- from the oldest one, since those behind are read again then; not from one of an earlier round
+    -- of a loop, which would not be
+    for i, read in ipairs(store.reads) do
+        local start = start_of(self, store, i)
+        self:open("if (reads->at_%d == %s) {", read.number, at)
+        self:line("if (%s(!%s || reads->when_%d < reads->oldest)) {", start and ("reads->when_%d >= %s && "):format(read.number, start.since) or "",
+            first, read.number)
+        self:line("    %s = %d;", first, i)
+        self:line("    reads->oldest = reads->when_%d;", read.number)
+        self:line("}")
+        self:line("reads->at_%d = 0;", read.number)
+        self:close()
     end
+    self:open("if (!%s) {", first)
+    self:line("*status = %d;", store.codes[1])
+    self:leave()
+    self:close()
     for i in ipairs(store.reads) do
         self:open("if (%s == %d) {", first, i)
         go_on(self, store, i)
@@ -116,7 +136,7 @@ function Emitter:go_on_from_call(node)
     for number in pairs(goes) do numbers[#numbers + 1] = number end
     table.sort(numbers)
     for _, number in ipairs(numbers) do
-        self:open("if (*status < 0 && -*status / %d == %d) {", CODES, number)
+        self:open("if (*status < 0 && -*status / %d == %d && reads->oldest >= %s) {", CODES, number, goes[number].since)
         self:line("*status = 0;")
         self:line("goto again_%d;", goes[number].number)
         self:close()
@@ -144,6 +164,8 @@ function Emitter:begin_again(start)
     end
     local draws = self.inst.draws and self:temp "d"
     if draws then self:line("const ulong %s[2] = { draws[0], draws[1] };", draws) end
+    start.since = self:temp "c"
+    self:line("const ulong %s = reads->count;", start.since)
     self:line("again_%d:;", start.number)
     if draws then self:line("draws[0] = %s[0]; draws[1] = %s[1];", draws, draws) end
     for i, var in ipairs(vars) do self:line("%s = %s;", self.names[var], kept[i]) end

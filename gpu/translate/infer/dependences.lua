@@ -79,9 +79,11 @@ local function set_of(sets, key)
     return sets[key]
 end
 
--- The read that a node is, of an element that may be written; nil when it is none.
+-- The read that a node is, of an element that may be written; nil when it is none. In a function
+-- that is called for several arrays it is one for each.
 local function read_of(walk, inst, node, entry)
-    local read = walk.reads[node]
+    local reads = set_of(walk.reads, node)
+    local read = reads[entry]
     if read == nil then
         read = false
         for _, written in ipairs(walk.written) do
@@ -90,7 +92,7 @@ local function read_of(walk, inst, node, entry)
                 read = { node = node, entry = entry, number = walk.count, line = node.line, file = (node.source or inst.fn.source).file }
             end
         end
-        walk.reads[node] = read
+        reads[entry] = read
     end
     return read or nil
 end
@@ -102,6 +104,9 @@ local function entry_of(inst, node)
     local base = statics.source_of(inst, node)
     return base and inst.captured["array" .. base.key]
 end
+
+-- The captured array of which an assignment writes an element.
+local function entry_written(inst, target) return inst.captured["array" .. static_of(inst, target.object).key] end
 
 local found_in
 
@@ -150,6 +155,14 @@ function found_in(walk, inst, node, into, control)
     end
     if node.tag == "Call" then return call_of(walk, inst, node, into, control) end
     if node.tag == "Cell" then add_all(into, set_of(walk.of_var, node.var)) end
+    if node.tag == "And" or node.tag == "Or" then -- the left side decides whether the right one is evaluated
+        local left, both = {}, {}
+        found_in(walk, inst, node.left, left, control)
+        add_all(into, left)
+        add_all(both, left)
+        add_all(both, control)
+        return found_in(walk, inst, node.right, into, both)
+    end
     local entry = entry_of(inst, node)
     local read = entry and read_of(walk, inst, node, entry)
     if read then into[read] = true end
@@ -203,12 +216,15 @@ function statement.Assign(walk, inst, node, control)
         found_in(walk, inst, node.exprs[1], value, control)
         local key = {}
         found_in(walk, inst, target.key, key, control)
-        local store = walk.stores[target]
+        local entry = entry_written(inst, target)
+        local stores = set_of(walk.stores, target)
+        local store = stores[entry]
         if not store then
             walk.store_count = walk.store_count + 1
             store = { number = walk.store_count, node = node, target = target, line = node.line, inst = inst, value = {}, control = {}, key = {},
-                entry = inst.captured["array" .. static_of(inst, target.object).key] }
-            walk.stores[target] = store
+                entry = entry }
+            stores[entry] = store
+            walk.all_stores[walk.store_count] = store
         end
         put_all(walk, store.value, value)
         put_all(walk, store.control, control)
@@ -307,7 +323,9 @@ end
 local function reads_in_update(walk, store, update)
     local known = {}
     for node in pairs(update.reads) do
-        if walk.reads[node] then known[walk.reads[node]] = true end
+        for _, read in pairs(walk.reads[node] or {}) do
+            if read then known[read] = true end
+        end
         local made = node.tag == "Call" and store.inst.calls[node]
         for read in pairs(made and made.callee and set_of(walk.results, made.callee.def) or {}) do known[read] = true end
     end
@@ -345,7 +363,7 @@ end
 function dependences.find(program, distinct)
     local walk = {
         program = program, instances = reached(program.root, {}, {}), written = {}, overlaps = {}, loops = {},
-        reads = {}, count = 0, stores = {}, store_count = 0, -- by nodes, and how many there are
+        reads = {}, count = 0, stores = {}, store_count = 0, all_stores = {}, -- by nodes and arrays, and how many there are
         of_var = {}, results = {}, control = {}, -- sets of reads, by locals and by functions
         uses = {}, counted = {}, -- how often locals are named
     }
@@ -360,8 +378,6 @@ function dependences.find(program, distinct)
     if walk.count == 0 then return end
     walk.is_counting = true
     walk_all(walk)
-    walk.all_stores = {}
-    for _, store in pairs(walk.stores) do walk.all_stores[#walk.all_stores + 1] = store end
     local function stores_of(entry)
         local list = {}
         for _, store in ipairs(walk.all_stores) do
@@ -396,11 +412,16 @@ function dependences.find(program, distinct)
     table.sort(watched, function(a, b) return a.number < b.number end)
     -- What is written to the same place, whatever was read, may be written again.
     local function is_repeatable(target, watched_entry)
-        local store = walk.stores[target]
-        return store ~= nil and not store.reads and not store.inst.updates[target] and not store.node.ctype and next(store.key) == nil
-            and next(store.control) == nil and not overlap(walk, store.entry, watched_entry)
+        local stores = walk.stores[target]
+        for _, store in pairs(stores or {}) do
+            local is_one = not store.reads and not store.inst.updates[target] and not store.node.ctype and next(store.key) == nil
+                and next(store.control) == nil and not overlap(walk, store.entry, watched_entry)
+            if not is_one then return false end
+        end
+        return stores ~= nil
     end
-    local plan = retries.plan(program, walk.instances, watched, is_repeatable)
+    local entries = { read = entry_of, written = entry_written }
+    local plan = retries.plan(program, walk.instances, watched, is_repeatable, entries)
     local kept = {}
     for _, store in ipairs(watched) do
         if not store.is_atomic or retries.has_ways(plan, store) then kept[#kept + 1] = store else store.reads = nil end
@@ -408,9 +429,11 @@ function dependences.find(program, distinct)
     if #kept == 0 then return end
     if program.lanes > 1 then error({ is_scalar = true }, 0) end
     for _, store in ipairs(kept) do
-        for _, inst in ipairs(walk.instances) do inst.updates[store.target] = nil end
+        for _, inst in ipairs(walk.instances) do
+            if inst.updates[store.target] and entry_written(inst, store.target) == store.entry then inst.updates[store.target] = nil end
+        end
     end
-    if #kept < #watched then plan = retries.plan(program, walk.instances, kept, is_repeatable) end
+    if #kept < #watched then plan = retries.plan(program, walk.instances, kept, is_repeatable, entries) end
     retries.mark(plan)
     program.watch = plan
 end

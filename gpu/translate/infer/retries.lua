@@ -96,6 +96,8 @@ local function has_effect(inst, tree, may, but)
     local found = false
     trees.each_node(tree, function(node)
         if node == but or found then return true end
+        local last = node[#node]
+        if type(last) == "table" and last.tag == "Return" then return true end -- nobody comes here from there
         local assign = inst.assigns[node] or node.tag == "Assign" and node.targets[1].tag == "Index" and node
         found = assign and not may.assign(assign.targets[1]) or node.tag == "Call" and call_changes(inst, node)
             or node.tag == "Put" and not may.own[node.var]
@@ -172,14 +174,19 @@ end
 
 -- ---- the plan ----
 
--- Is a node in a function, or in one that it calls?
-local function has_within(plan, inst, node, seen)
-    if plan.places[inst][node] then return true end
+-- Is an element of that array read there in this function?
+local function reads_itself(plan, inst, read)
+    return plan.places[inst][read.node] ~= nil and plan.entries.read(inst, read.node) == read.entry
+end
+
+-- Is it read in a function, or in one that it calls?
+local function has_within(plan, inst, read, seen)
+    if reads_itself(plan, inst, read) then return true end
     seen = seen or {}
     if seen[inst] then return false end
     seen[inst] = true
     for _, made in pairs(inst.calls) do
-        if made.callee and plan.places[made.callee] and has_within(plan, made.callee, node, seen) then return true end
+        if made.callee and plan.places[made.callee] and has_within(plan, made.callee, read, seen) then return true end
     end
     return false
 end
@@ -197,11 +204,11 @@ end
 -- seen from the way to `site`; not that call, if the element is written in it, too.
 local function way_to_read(plan, inst, read, site)
     local places = plan.places[inst]
-    if places[read.node] then return places[read.node] end
+    if reads_itself(plan, inst, read) then return places[read.node] end
     local first, first_depth, first_at
     for node, made in pairs(inst.calls) do
         local way = node ~= site and made.callee and places[node]
-        if way and has_within(plan, made.callee, read.node) then
+        if way and has_within(plan, made.callee, read) then
             local depth, at = parting(way, places[site])
             if not first or depth < first_depth or depth == first_depth and at < first_at then first, first_depth, first_at = way, depth, at end
         end
@@ -212,8 +219,9 @@ end
 -- Says for one function where it goes on when the element has changed, that it writes at `site`, or
 -- in a function that it calls there; else for those that call it.
 local function settle(plan, inst, site, read, number, may_assign, seen)
-    if seen[inst] or inst.recursion_level > 0 then return end
-    seen[inst] = true
+    seen[inst] = seen[inst] or {}
+    if seen[inst][site] or inst.recursion_level > 0 then return end
+    seen[inst][site] = true
     local way = plan.places[inst][site]
     local from = way_to_read(plan, inst, read, site)
     if from then
@@ -226,7 +234,9 @@ local function settle(plan, inst, site, read, number, may_assign, seen)
         plan.goes[site][number] = starts[node]
         return
     end
-    -- what was done before in this function would be done again
+    -- what was done before in this function would be done again, and that is not known of its deeper
+    -- levels
+    if plan.calls_itself[inst.def] then return end
     for depth = 1, #way - 1 do
         if LOOPS[way[depth].node.tag] then return end
     end
@@ -234,7 +244,7 @@ local function settle(plan, inst, site, read, number, may_assign, seen)
     if has_effect_before(inst, way, 1, 1, site, may) then return end
     for _, caller in ipairs(plan.instances) do
         for node, made in pairs(caller.calls) do
-            if made.callee and made.callee.def == inst.def and plan.places[caller][node] then
+            if made.callee == inst and plan.places[caller][node] then
                 settle(plan, caller, node, read, number, may_assign, seen)
             end
         end
@@ -265,30 +275,39 @@ end
 ---@param instances table[] those that are run
 ---@param stores table[] of dependences.lua, with their reads
 ---@param is_repeatable fun(target: table, entry: table): boolean may it be written again, where one of that array is watched?
+---@param entries table read and written: the captured array of a node, in an instance
 ---@return table
-function retries.plan(program, instances, stores, is_repeatable)
+function retries.plan(program, instances, stores, is_repeatable, entries)
     local plan = {
-        program = program, instances = instances, places = {}, -- by instances
-        reads = {}, stores = {}, -- by nodes
+        program = program, instances = instances, entries = entries, places = {}, -- by instances
+        calls_itself = {}, -- definitions of functions
+        reads = {}, stores = {}, -- by nodes, and arrays
         all = {}, -- the reads
         starts = {}, inner_starts = {}, -- by statements, and those before the bodies of loops
         goes = {}, conflicts = 0, -- starts by the place where an element is written, and the pair; how many pairs there are
     }
-    for _, inst in ipairs(instances) do plan.places[inst] = places_of(inst) end
+    for _, inst in ipairs(instances) do
+        plan.places[inst] = places_of(inst)
+        if inst.recursion_level > 0 then plan.calls_itself[inst.def] = true end
+    end
     local seen = {}
     for _, store in ipairs(stores) do
         store.codes, store.numbers = {}, {}
         local function may_assign(target) return is_repeatable(target, store.entry) end
-        plan.stores[store.target] = store
+        plan.stores[store.target] = plan.stores[store.target] or {}
+        plan.stores[store.target][store.entry] = store
         for i, read in ipairs(store.reads) do
             store.codes[i], plan.conflicts = failure_of(store, read), plan.conflicts + 1
             store.numbers[i] = plan.conflicts
             if not seen[read] then
-                seen[read], plan.reads[read.node] = true, read
+                seen[read], plan.reads[read.node] = true, plan.reads[read.node] or {}
+                plan.reads[read.node][read.entry] = read
                 plan.all[#plan.all + 1] = read
             end
             for _, inst in ipairs(instances) do
-                if plan.places[inst][store.target] then settle(plan, inst, store.target, read, plan.conflicts, may_assign, {}) end
+                if plan.places[inst][store.target] and entries.written(inst, store.target) == store.entry then
+                    settle(plan, inst, store.target, read, plan.conflicts, may_assign, {})
+                end
             end
         end
     end
