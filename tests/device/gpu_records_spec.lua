@@ -445,6 +445,7 @@ describe("a parameter that is given a table", function()
     return a.x + b.x, a.y - b.y
   end
   local function fresh(a, v) if v > 2 then a = { x = 1 } end return a end
+  local function without(p, v) if v > 1 then p = nil end if p then return p.x end return -1 end
   local function exchanged(a, b, v) if v > 1 then a, b = b, a end return a.x - 2 * b.x end
   local function changed(a, v)
     if v > 2 then a = { x = 1 } end
@@ -462,6 +463,18 @@ describe("a parameter that is given a table", function()
       local a, s = { x = x }, 0
       for _, each in ipairs(basis) do s = s + fresh(each, y).x end
       return fresh(a, y).x + a.x + s, exchanged(a, { x = y }, x)
+    end,
+    function(x, y) return without({ x = y }, x) + without({ x = x }, y) end,
+    function(x, y)
+      local p, n = { x = x }, 0
+      if y > 1 then p = nil end
+      for i = 1, 4 do
+        local q = { x = i }
+        if i < x then q = nil end
+        if q and p then n = n + q.x * p.x end
+      end
+      if p then return p.x, n end
+      return -1, n
     end)
   it("is refused where one of both is changed and the other lives on", function()
     for _, fn in ipairs {

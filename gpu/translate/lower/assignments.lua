@@ -386,6 +386,7 @@ local function store(L, at, target, value)
             emit(L, node_at(L, at, "Assign", { targets = { name_of(L, at, known.var) }, exprs = { node } }))
             return note_flag()
         end
+        if is_nil and known.of then return classes.learn(L, L.nilable, known.of, true) end
         copy(L, at, known, value)
         note_flag()
         if value.t == "object" and value.is_named then note_copy(L, at, value.source or value, known) end
