@@ -219,6 +219,18 @@ describe("a captured list of lists", function()
       if last == nil then return n, #row end
       return last and 7 or 8, row[1] and 1 or 2
     end)
+  on_device("may have another form at each map", function()
+    local lists
+    local f = tidepool.App():func { gpu = true } (function(i)
+      local n = #lists[i]
+      for k = 1, #lists[i] do n = n * 10 + lists[i][k] end
+      return n
+    end)
+    for _, case in ipairs { { { { 1 }, { 3, 4 } }, 11, 234 }, { { { 1, 2 }, { 3, 4 } }, 212, 234 }, { { {}, { 5 } }, 0, 15 } } do
+      lists = case[1]
+      assert.same({ case[2], case[3] }, { unpack(f:map({ 1, 2 }):list()) })
+    end
+  end)
 end)
 
 describe("a table that is no such list is refused by name", function()

@@ -101,22 +101,25 @@ local function derived(static, path, key, compute)
 end
 statics.derived = derived
 
--- Something of a captured list of lists, which must keep its form.
-local function of_form(static, path, key, compute)
+-- Something of a captured list of lists. Its form is part of the code, which is made again when it
+-- has changed.
+local function of_form(L, static, path, key, compute)
     local form = matrix_of(static.value)
-    return derived(static, path, key, function(value)
+    local function in_form(value)
         local now = matrix_of(value)
         local is_same = now and now.from == form.from and now.row_from == form.row_from and now.is_boolean == form.is_boolean
             and (now.columns ~= nil) == (form.columns ~= nil)
-        return is_same and compute(now) or nil
-    end)
+        return is_same and now or nil
+    end
+    L.program.baked[static.key .. " form"] = { path = static.path, value = true, read = function() return in_form(static.read()) ~= nil end }
+    return derived(static, path, key, function(value) return compute(in_form(value)) end)
 end
 
 -- The same of a row of one whose rows are not as long as each other: `what` is "starts", "lasts" or
 -- "lengths".
 local function of_row(L, at, element, what)
     local static, from = element.static, matrix_of(element.static.value).from
-    local list = of_form(static, ("#%s[...]"):format(static.path), what, function(now) return now[what] end)
+    local list = of_form(L, static, ("#%s[...]"):format(static.path), what, function(now) return now[what] end)
     local index = from == 1 and element.index or binop(L, at, "+", element.index, number(L, at, 1))
     return node_at(L, at, "Index", { object = fixed(L, at, list), key = index })
 end
@@ -124,7 +127,7 @@ end
 -- The last index of a row.
 local function last_of_row(L, at, element)
     if not matrix_of(element.static.value).columns then return of_row(L, at, element, "lasts") end
-    return fixed(L, at, of_form(element.static, ("#%s[...]"):format(element.static.path), "columns", function(now) return now.lasts[1] end))
+    return fixed(L, at, of_form(L, element.static, ("#%s[...]"):format(element.static.path), "columns", function(now) return now.lasts[1] end))
 end
 
 --- The length of a row of a captured list of lists.
@@ -146,7 +149,7 @@ function statics.cell_of_matrix(L, at, element, key, is_asked)
         check(L, at, is_within(L, at, node, number(L, at, from), to), { "index ", (" of '%s' is out of range, or not a whole number"):format(path) },
             node)
     end
-    within(index, form.from, fixed(L, at, of_form(static, "#" .. static.path, "rows", function(now) return now.rows + now.from - 1 end)), static.path)
+    within(index, form.from, fixed(L, at, of_form(L, static, "#" .. static.path, "rows", function(now) return now.rows + now.from - 1 end)), static.path)
     local last = last_of_row(L, at, element)
     if is_asked then
         last = hold(L, at, last, "last")
@@ -155,13 +158,13 @@ function statics.cell_of_matrix(L, at, element, key, is_asked)
     end
     local before
     if form.columns then
-        local columns = fixed(L, at, of_form(static, ("#%s[...]"):format(static.path), "width", function(now) return now.columns end))
+        local columns = fixed(L, at, of_form(L, static, ("#%s[...]"):format(static.path), "width", function(now) return now.columns end))
         before = binop(L, at, "*", binop(L, at, "-", index, number(L, at, form.from)), columns)
     else
         before = of_row(L, at, element, "starts")
     end
     local place = binop(L, at, "+", before, form.row_from == 1 and key or binop(L, at, "+", key, number(L, at, 1)))
-    local flat = of_form(static, static.path, "flat", function(now) return now.flat end)
+    local flat = of_form(L, static, static.path, "flat", function(now) return now.flat end)
     local value = node_at(L, at, "Index", { object = fixed(L, at, flat), key = place })
     if form.is_boolean then value = binop(L, at, "~=", value, number(L, at, 0)) end
     return scalar(value), is_asked and is_within(L, at, key, number(L, at, form.row_from), last) or nil
