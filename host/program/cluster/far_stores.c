@@ -223,6 +223,9 @@ int tp_far_stores_open(session *s)
         uv_mutex_destroy(&f->lock);
         return -1;
     }
+    /* A coordinator that was silent for long is another session when it is back, and remembers what
+     * it was asked before: no number comes again. */
+    f->asked = uv_hrtime();
     f->keeper = (tp_store_keeper){ perform, drop_store, is_stuck, s, 0 };
     f->names = (tp_store_names){ id_of, store_of, note_func, s };
     f->permits = (tp_far_permits){ take_permit, release_permit, s };
