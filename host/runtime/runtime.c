@@ -200,7 +200,9 @@ bool tp_host_begin_opencl(tp_host *host)
 
 bool tp_host_is_loading_opencl(tp_host *host)
 {
-    uv_mutex_lock(&host->cl_lock);
+    /* whoever has the lock may load it in tp_host_opencl, where a driver may hang */
+    if (uv_mutex_trylock(&host->cl_lock))
+        return true;
     bool is_loading = host->loading && !tp_cl_loading_is_over(host->loading);
     uv_mutex_unlock(&host->cl_lock);
     return is_loading;

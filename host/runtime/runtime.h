@@ -186,7 +186,7 @@ const tp_cl *tp_host_opencl(tp_host *host, tp_error *err);
  * tp_host_opencl would not wait for that now; or nothing can be begun, and it loads. Any thread. */
 bool tp_host_begin_opencl(tp_host *host);
 
-/* Is OpenCL loaded now, on a thread of its own? Any thread. */
+/* May OpenCL be loaded now, on a thread of its own or another one? Does not wait. Any thread. */
 bool tp_host_is_loading_opencl(tp_host *host);
 
 /* Waits until the job has news after `seen`, or the host is interrupted, or until deadline_ns

@@ -387,7 +387,7 @@ local JOINED = [[
       k = changed
     end
     if i == 1 then
-      if CHANGES then k = 2 end
+      k = CHANGES or k
       assert(io.open(os.getenv "FAULTS_LOAD_GATE", "w")):close()
     end
     local is_over = i % 100000 == 0 and (CHANGES and i == 1000000 or results:times().device[i] > 0 or tidepool.now() - began > 120)
@@ -449,15 +449,32 @@ describe("gpu = \"auto\" in a process of its own", function()
     assert(tidepool.now() - began < 50) -- the gate is waited at for a minute
   end)
 
+  it("a script that ends does not wait for a worker in which OpenCL is loaded, either", function()
+    local dir, began = support.temp_dir(), tidepool.now()
+    local done = run(("FAULTS_LOAD_GATE=%s/gate TIDEPOOL_OPENCL=%s $T job.lua"):format(dir, faults), { ["job.lua"] = [[
+      local tidepool = require "tidepool"
+      local has_begun = tidepool.Queue()
+      tidepool.App():func(function()
+        has_begun:put(true)
+        return #tidepool.devices()
+      end):spawn()
+      print(has_begun:get())
+      os.exit(4)]] })
+    assert.same({ "", "true\n", 4 }, { done.stderr, done.stdout, done.code })
+    assert(tidepool.now() - began < 50)
+  end)
+
   it("a map that has begun while OpenCL is loaded goes over to the device, unless the function has changed", function()
     local dir = support.temp_dir()
     local command = ("XDG_CACHE_HOME=@/cache XDG_STATE_HOME=@ POCL_CACHE_DIR=@/pocl TIDEPOOL_OPENCL=%s $T job.lua"):format(faults):gsub("@", dir)
     assert.equal(0, run(command, { ["job.lua"] = JOINED }).code) -- what is on disk takes less time to make
     local done = run(("FAULTS_LOAD_GATE=%s/gate "):format(dir) .. command, { ["job.lua"] = JOINED })
     assert.same({ "", "device\t1\n", 0 }, { done.stderr, done.stdout, done.code })
-    os.remove(dir .. "/gate")
-    done = run(("FAULTS_LOAD_GATE=%s/gate "):format(dir) .. command, { ["job.lua"] = "CHANGES = true\n" .. JOINED })
-    assert.same({ "", "device\t0\n", 0 }, { done.stderr, done.stdout, done.code })
+    for _, change in ipairs { "2", "coroutine.create(print)" } do -- that one cannot even travel
+      os.remove(dir .. "/gate")
+      done = run(("FAULTS_LOAD_GATE=%s/gate "):format(dir) .. command, { ["job.lua"] = ("CHANGES = %s\n"):format(change) .. JOINED })
+      assert.same({ "", "device\t0\n", 0 }, { done.stderr, done.stdout, done.code })
+    end
   end)
 
   it("threads run all of it where the driver does not compile it", function()

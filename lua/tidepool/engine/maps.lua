@@ -50,7 +50,8 @@ local function joiner(self, source, n_returns, executor)
   return function(job, settings)
     local gpu = require "tidepool.device.gpu"
     if not gpu.are_known(core.loop.now() - began >= LOAD_AFTER_S) then return true end
-    if jobs.encode(self, executor) ~= image then return false end
+    local can_travel, now = pcall(jobs.encode, self, executor) -- why it cannot, the next map says
+    if not can_travel or now ~= image then return false end
     local kernel, unit = gpu.beside(self, source.types, source)
     if kernel and (n_returns > 0 or #unit.result_types == 1) then
       core.job.go_beside(job, kernel)
