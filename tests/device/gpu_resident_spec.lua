@@ -299,6 +299,20 @@ arrays	0.0 3.0 0.0
     moves("arrays", function() return h:map(g:map(f:map(xs):array()):array()):array() end)
   ]])
 
+  on_card("do not wait for it when they are asked whether they are done", "false\tfalse\n12\n", [[
+    ffi.cdef "void faults_stall(int ms, int blocks); int faults_stalled(void); void faults_go_on(void);"
+    local f, g = app:func(function(x) return x + 1 end), app:func(function(x) return x * 2 end)
+    f:map(numbers(8)):array()
+    g:map(numbers(8)):array()
+    faults.faults_stall(0, 0)
+    local results = g:map(f:map(numbers(8)), { times = true })
+    while faults.faults_stalled() == 0 do tidepool.sleep(0.001) end
+    print(results:done(), results:done())
+    faults.faults_go_on()
+    while not results:done() do tidepool.sleep(0.001) end
+    print(results:array()[5])
+  ]])
+
   on_card("reduce it there", "0\n", CHAIN .. [[
     local b = f:map(xs):buffer()
     moved()

@@ -91,7 +91,7 @@ local function of_results(own)
   local source, rest, failed
   local function fill(self, job, room)
     -- starting the map does not wait for the other one; reading its results does
-    if not self.is_asked and not own:done() then
+    if (self.is_polled or not self.is_asked) and not own:done() then
       self.is_asked = true
       return false, nil, true
     end
