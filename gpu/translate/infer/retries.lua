@@ -234,8 +234,8 @@ local function settle(plan, inst, site, read, number, may_assign, seen)
         plan.goes[site][number] = starts[node]
         return
     end
-    -- what was done before in this function would be done again, and that is not known of its deeper
-    -- levels
+    -- what was done before in this function would be done again, and that is not known of deeper
+    -- levels of it
     if plan.calls_itself[inst.def] then return end
     for depth = 1, #way - 1 do
         if LOOPS[way[depth].node.tag] then return end

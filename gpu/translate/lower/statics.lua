@@ -149,7 +149,8 @@ function statics.cell_of_matrix(L, at, element, key, is_asked)
         check(L, at, is_within(L, at, node, number(L, at, from), to), { "index ", (" of '%s' is out of range, or not a whole number"):format(path) },
             node)
     end
-    within(index, form.from, fixed(L, at, of_form(L, static, "#" .. static.path, "rows", function(now) return now.rows + now.from - 1 end)), static.path)
+    local last_row = of_form(L, static, "#" .. static.path, "rows", function(now) return now.rows + now.from - 1 end)
+    within(index, form.from, fixed(L, at, last_row), static.path)
     local last = last_of_row(L, at, element)
     if is_asked then
         last = hold(L, at, last, "last")
