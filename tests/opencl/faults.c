@@ -164,6 +164,7 @@ static void count_ahead(int way, cl_command_queue queue, cl_event event, bool co
 typedef struct gate {
     cl_event event;
     long ns;
+    int before; /* see pass */
 } gate;
 
 static const long FOR_EVER = 1000000l * 1000000000;
@@ -171,9 +172,9 @@ static _Atomic int ends; /* of waits for ever, so far */
 static _Atomic int occupies, freed;
 static _Atomic(cl_context) occupied; /* where a launch waits for ever */
 
-static void pass(long ns)
+/* `before`: `ends`, as it was when nobody could know yet that somebody waits. */
+static void pass(long ns, int before)
 {
-    int before = atomic_load(&ends);
     if (ns < FOR_EVER)
         nanosleep(&(struct timespec){ ns / 1000000000, ns % 1000000000 }, NULL);
     while (ns == FOR_EVER && atomic_load(&ends) == before)
@@ -206,7 +207,7 @@ static cl_context context_of(cl_command_queue queue)
 static void *open_gate(void *arg)
 {
     gate *g = arg;
-    pass(g->ns);
+    pass(g->ns, g->before);
     clSetUserEventStatus(g->event, CL_COMPLETE);
     clReleaseEvent(g->event);
     free(g);
@@ -214,7 +215,7 @@ static void *open_gate(void *arg)
 }
 
 /* An event that happens after so long. */
-static cl_event new_gate(cl_command_queue queue, long ns)
+static cl_event new_gate(cl_command_queue queue, long ns, int before)
 {
     cl_context context = NULL;
     cl_int rc;
@@ -224,6 +225,7 @@ static cl_event new_gate(cl_command_queue queue, long ns)
         return NULL;
     clGetCommandQueueInfo(queue, CL_QUEUE_CONTEXT, sizeof context, &context, NULL);
     g->ns = ns;
+    g->before = before;
     g->event = clCreateUserEvent(context, &rc);
     clRetainEvent(g->event);
     cl_event event = g->event;
@@ -236,10 +238,11 @@ static cl_event new_gate(cl_command_queue queue, long ns)
  * there is no such delay. */
 static cl_event delay(cl_command_queue queue, bool is_waited_for)
 {
+    int before = atomic_load(&ends);
     if (atomic_load(&occupied) && atomic_load(&occupies) >= 3)
-        return new_gate(queue, FOR_EVER);
+        return new_gate(queue, FOR_EVER, before);
     const char *lazy = getenv("FAULTS_LAZY");
-    return lazy && !is_waited_for ? new_gate(queue, atol(lazy)) : NULL;
+    return lazy && !is_waited_for ? new_gate(queue, atol(lazy), before) : NULL;
 }
 
 static void count_move(int way, size_t size)
@@ -273,10 +276,11 @@ void faults_stall_unmap(void)
 /* Waits for ever if it is to. */
 static void pass_once(_Atomic int *is_to)
 {
+    int before = atomic_load(&ends);
     if (!atomic_exchange(is_to, 0))
         return;
     atomic_fetch_add(&stalled, 1);
-    pass(FOR_EVER);
+    pass(FOR_EVER, before);
 }
 
 void faults_fail_reads(int n)
@@ -802,19 +806,20 @@ int faults_stalled(void)
 /* What the launch has to wait for; NULL: nothing (any more). */
 static cl_event stall(cl_command_queue queue)
 {
+    int before = atomic_load(&ends);
     long ms = atomic_exchange(&stall_ms, -1), ns = ms > 0 ? ms * 1000000 : FOR_EVER;
     cl_context where = atomic_load(&occupied);
     int how = atomic_load(&occupies);
     if (ms < 0 && where && (how >= 2 || (how == 1 && context_of(queue) == where)))
-        return new_gate(queue, FOR_EVER);
+        return new_gate(queue, FOR_EVER, before);
     if (ms < 0)
         return NULL;
     atomic_fetch_add(&stalled, 1);
     if (ns == FOR_EVER)
         atomic_store(&occupied, context_of(queue));
     if (!atomic_load(&stall_blocks))
-        return new_gate(queue, ns);
-    pass(ns);
+        return new_gate(queue, ns, before);
+    pass(ns, before);
     return NULL;
 }
 
@@ -1050,9 +1055,10 @@ cl_int clEnqueueMarkerWithWaitList(cl_command_queue queue, cl_uint n, const cl_e
 {
     if (is_dead_queue(queue))
         return CL_OUT_OF_RESOURCES;
+    int before = atomic_load(&ends);
     if (n > 0 || !atomic_load(&occupied) || atomic_load(&occupies) < 4)
         return REAL(clEnqueueMarkerWithWaitList)(queue, n, events, event);
-    cl_event gate = new_gate(queue, FOR_EVER);
+    cl_event gate = new_gate(queue, FOR_EVER, before);
     cl_int rc = REAL(clEnqueueMarkerWithWaitList)(queue, 1, &gate, event);
     clReleaseEvent(gate);
     return rc;
