@@ -24,14 +24,12 @@ local bare, static_of = trees.bare, statics.static_of
 
 -- ---- which arrays share memory ----
 
-local SIZES = { double = 8, float = 4, int8 = 1, uint8 = 1, int16 = 2, uint16 = 2, int32 = 4, uint32 = 4, int64 = 8, uint64 = 8 }
-
 -- Where an array's elements lie: the first address, and the one behind the last.
 local function span(array)
     local elements = array.elements or array.data
     if type(elements) ~= "cdata" then return end
-    local first = tonumber(require("ffi").cast("uintptr_t", elements))
-    return first, first + (array.n or #array) * SIZES[array.ctype]
+    local ffi = require "ffi"
+    return tonumber(ffi.cast("uintptr_t", elements + 0)), tonumber(ffi.cast("uintptr_t", elements + (array.n or #array)))
 end
 
 local function shares_memory(a, b)

@@ -77,11 +77,6 @@ local function changes_anew(inst)
     return false
 end
 
-local function without_parens(node)
-    node = trees.bare(node)
-    return node
-end
-
 -- What a local was given that nothing else is assigned to.
 local function given_to(inst, node)
     local var = node.tag == "Name" and node.var
@@ -92,7 +87,7 @@ end
 -- Have two expressions the same value, as far as that can be seen? `is_far`: one of them is what a
 -- local was given, before; so nothing in it may have changed since.
 local function is_same(inst, a, b, is_far)
-    a, b = without_parens(a), without_parens(b)
+    a, b = trees.bare(a), trees.bare(b)
     if a.tag == "Name" and b.tag == "Name" and a.var == b.var and a.name == b.name then
         return not is_far or not (a.var and a.var.assigned)
     end
@@ -134,9 +129,9 @@ end
 local function reads_by_call(inst, node, target, array)
     local callee = inst.calls[node] and inst.calls[node].callee
     local body = callee and callee.def.body
-    local read = body and #body == 1 and body[1].tag == "Return" and #body[1].exprs == 1 and without_parens(body[1].exprs[1])
+    local read = body and #body == 1 and body[1].tag == "Return" and #body[1].exprs == 1 and trees.bare(body[1].exprs[1])
     if not read or read.tag ~= "Index" then return false end
-    local static, key = static_of(callee, read.object), without_parens(read.key)
+    local static, key = static_of(callee, read.object), trees.bare(read.key)
     if not static or not is_array(inst, static, array) or key.tag ~= "Name" or not key.var or key.var.assigned then return false end
     for i, param in ipairs(callee.def.params) do
         if param == key.var then return node.args[i] ~= nil and is_same(inst, node.args[i], target.key) end
