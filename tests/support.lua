@@ -273,6 +273,13 @@ function support.failure_of(fn, ...)
   return err
 end
 
+--- What fn(...) raises, as a text; fails if it raises nothing.
+function support.error_of(fn, ...)
+  local ok, err = pcall(fn, ...)
+  assert.is_false(ok)
+  return tostring(err)
+end
+
 --- Fails unless the text contains all of the parts, literally.
 function support.contains(text, ...)
   assert.equal("string", type(text))

@@ -5,17 +5,10 @@ local devices = require "tests.support_device"
 local support = require "tests.support"
 local tidepool = require "tidepool"
 
-local contains = support.contains
+local contains, error_of = support.contains, support.error_of
 local app = tidepool.App("grid", { gpu = true })
 
 local on_device = devices.on_device(it, pending)
-
---- What fn(...) raises, as a text.
-local function error_of(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
-end
 
 --- Runs fn over a grid on the device, in both precisions, and compares with plain Lua.
 local function same(shape, fn)

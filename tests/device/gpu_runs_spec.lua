@@ -7,17 +7,10 @@ local support = require "tests.support"
 local tidepool = require "tidepool"
 local translate = require "tidepool.translate.translate".translate
 
-local contains = support.contains
+local contains, error_of = support.contains, support.error_of
 local app = tidepool.App("runs", { gpu = true })
 
 local on_device = devices.on_device(it, pending)
-
---- What fn(...) raises, as a text.
-local function error_of(fn, ...)
-  local ok, err = pcall(fn, ...)
-  assert.is_false(ok)
-  return tostring(err)
-end
 
 --- What the function gives there for the inputs is what it gives here, in both precisions. All is
 --- whole, and small enough for floats.
